@@ -16,10 +16,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 T = TypeVar("T")
@@ -36,9 +36,25 @@ PRODUCT_SETTINGS = frozenset(
 # -- waiting ---------------------------------------------------------------------------------------------
 
 
+@overload
 async def wait_until(
-    condition: Callable[[], T | Awaitable[T]], timeout: float = 10.0, *, every: float = 0.01, what: str = ""
-) -> T:
+    condition: Callable[[], Coroutine[Any, Any, T]],
+    timeout: float = ...,
+    *,
+    every: float = ...,
+    what: str = ...,
+) -> T: ...
+
+
+@overload
+async def wait_until(
+    condition: Callable[[], T], timeout: float = ..., *, every: float = ..., what: str = ...
+) -> T: ...
+
+
+async def wait_until(
+    condition: Callable[[], Any], timeout: float = 10.0, *, every: float = 0.01, what: str = ""
+) -> Any:
     """The first true value of `condition`, a plain or an async function; AssertionError after `timeout` s."""
     deadline = time.monotonic() + timeout
     while True:
@@ -46,7 +62,7 @@ async def wait_until(
         if inspect.isawaitable(value):
             value = await value
         if value:
-            return value  # type: ignore[return-value]  # the awaitable case was resolved above
+            return value
         if time.monotonic() > deadline:
             raise AssertionError(_late(condition, timeout, what, value))
         await asyncio.sleep(every)

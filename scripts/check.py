@@ -1,0 +1,47 @@
+"""`make check`: every static check, all of them even when one fails. With --fix: format and mend instead (`make fmt`)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sysconfig.get_path("scripts"))
+
+CHECKS = {
+    "lint": ["ruff", "check", "--quiet", "."],
+    "format": ["ruff", "format", "--check", "--output-format", "concise", "."],
+    "types": ["mypy", "--no-error-summary", "--hide-error-context"],
+    "layers": ["lint-imports", "--no-logo"],
+    "locks": ["python", "scripts/lock.py", "--check"],
+}
+FIXES = {
+    "lint": ["ruff", "check", "--fix", "--quiet", "."],
+    "format": ["ruff", "format", "--quiet", "."],
+}
+
+
+def run(name: str, command: list[str]) -> bool:
+    """Silent when all is well; else the tool's own words."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    word = "FAIL" if done.returncode else "ok  "
+    print(f"{word} {name} ({time.monotonic() - started:.1f} s)", flush=True)
+    if done.returncode:
+        print(done.stdout, flush=True)
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    results = [run(name, command) for name, command in (FIXES if "--fix" in sys.argv[1:] else CHECKS).items()]
+    sys.exit(not all(results))

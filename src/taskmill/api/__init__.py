@@ -1,0 +1,1 @@
+"""GraphQL, health and metrics over HTTP."""

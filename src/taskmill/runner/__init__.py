@@ -1,0 +1,1 @@
+"""The child process that imports the user's app and runs handlers."""

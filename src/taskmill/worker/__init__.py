@@ -1,0 +1,1 @@
+"""The supervisor: claims, renews and settles, and never imports user code."""
