@@ -1,0 +1,372 @@
+"""The index of ready tasks: typed calls of the scripts in lua/. It proposes, SQL decides.
+
+Scores hold band and time in one double, exact until 2091: `band * 2^51 + µs since 2020`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisClusterException, RedisError
+
+from taskmill.errors import IndexUnavailable
+from taskmill.index import scripts
+from taskmill.index.breaker import Breaker
+from taskmill.index.connect import Client, IndexOptions, connect, disconnect
+
+BANDS = 4
+EPOCH = 1_577_836_800_000_000  # 2020-01-01 in µs since the Unix epoch
+_BAND = 2**51
+# Entries or settlements of one call. Lua cannot unpack many thousands of values at once.
+MOST = 1000
+_MOST_FAIR_KEYS = 1000
+
+_LOST = (RedisError, RedisClusterException, OSError, EOFError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One ready task. `id`: 16 bytes. `fair`: whose share it takes (the user, 16 bytes). `band`: 0 first … 3 last.
+    `at`: µs since the Unix epoch, UTC, by which it stands in its line."""
+
+    id: bytes
+    fair: bytes
+    band: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A proposal: the task is ours to claim until the reservation runs out. `token` proves whose it is."""
+
+    id: bytes
+    fair: bytes
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """`generation`: the one in force, None when the queue has none (then nothing was pushed). `added`: how many were
+    not ready before."""
+
+    generation: bytes | None
+    added: int
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """`generation` None or `filling`: the index is absent or incomplete, take from SQL too. `more`: ready work was
+    left (a hint)."""
+
+    generation: bytes | None
+    filling: bool
+    paused: bool
+    reserved: list[Reserved] = field(default_factory=list)
+    more: bool = False
+
+
+class Index:
+    """Calls to one index. Every one raises IndexUnavailable when the server cannot answer, at most `timeout` late,
+    and at once while it is known to be gone; a probe in the background notices its return.
+
+    A call is one script: it happens whole or not at all. A call whose reply was lost may have happened; all of them
+    may be repeated.
+    """
+
+    def __init__(self, options: IndexOptions, client: Client | None = None) -> None:
+        self._options = options
+        self._client = connect(options) if client is None else client
+        self._owned = client is None
+        self._slots = asyncio.Semaphore(options.connections)
+        self._breakers: dict[str, Breaker] = {}
+        self._generations: dict[str, bytes | None] = {}
+
+    # -- what workers and producers call -------------------------------------------------------------------
+
+    async def push(self, queue: str, entries: Sequence[Entry], generation: bytes | None = None) -> Pushed:
+        """Makes the entries ready; an entry that is there gets the new score.
+
+        Nothing happens while the queue has no generation, or another one than the given. Verify also simply pushes:
+        that is as cheap as asking which ids are present, saves the second call, leaves no gap between, and `added`
+        tells what was missing. At most 1,000 entries are one atomic script; more are pushed in several.
+        """
+        added, known = 0, generation
+        for first in range(0, len(entries), MOST):
+            arguments = self._pushed(queue, entries[first : first + MOST], generation)
+            reply = await self._run(queue, "push", arguments, {entry.fair for entry in entries})
+            known, count = reply if reply is not None else (None, 0)
+            self._generations[queue] = known
+            added += int(count)
+            if known is None:
+                break
+        return Pushed(known, added)
+
+    async def next(
+        self,
+        queue: str,
+        *,
+        n: int,
+        worker: bytes = b"",
+        wait: bool = False,
+        confirm: Sequence[Reserved] = (),
+        drop: Sequence[Reserved] = (),
+        give_back: Sequence[Reserved] = (),
+    ) -> Next:
+        """One turn of a worker, one call: ends earlier reservations and reserves up to `n` tasks (its free slots).
+
+        `confirm`: the row is PROCESSING, mine or another's. `drop`: it is not claimable. `give_back`: it goes back
+        to ready with the score it had. Only reservations with their own token are touched, so a late call does no
+        harm. With `wait` and nothing found the worker (its boot id) is rung at "worker:<hex>" when work comes.
+        A worker that was woken and has no free slot calls with n = 0: that passes the wake on.
+        A crash afterwards leaves reservations that run out by themselves.
+        """
+        token = secrets.token_bytes(16)
+        arguments = self._turn(queue, token, n, worker, wait, (confirm, drop, give_back))
+        return self._next(queue, await self._run(queue, "next", arguments), token)
+
+    async def next_many(
+        self, wants: Mapping[str, int], *, worker: bytes = b"", wait: bool = False
+    ) -> dict[str, Next]:
+        """`next` on several queues in one round trip, for an idle worker: `wants` names how many from each, together
+        no more than its free slots. With 0 the answer's `more` still tells whether there is work."""
+        turns = {}
+        for queue, n in wants.items():
+            token = secrets.token_bytes(16)
+            turns[queue] = token, self._turn(queue, token, n, worker, wait)
+        script = scripts.load("next")
+        for queue in turns:
+            self._breaker(queue).check()
+        replies: list[Any] = []
+        try:
+            async with asyncio.timeout(self._options.timeout), self._slots:
+                pipeline = self._client.pipeline(transaction=False)
+                for queue, (_, arguments) in turns.items():
+                    pipeline.execute_command("EVALSHA", script.sha, 1, self._key(queue), *arguments)
+                replies = await pipeline.execute(raise_on_error=False)
+        except _LOST as error:
+            for queue in turns:
+                await self._lost(queue, error)
+        answers = {}
+        for (queue, (token, arguments)), first in zip(turns.items(), replies, strict=True):
+            # NOSCRIPT and WRONGTYPE have their ways in _run.
+            reply = await self._run(queue, "next", arguments) if isinstance(first, Exception) else first
+            answers[queue] = self._next(queue, reply, token)
+        return answers
+
+    async def take(self, queue: str, *, n: int, fair: bytes, place: int = 0) -> Next:
+        """The pass over dead entries: reserves up to `n` tasks of one fair key, whatever their band, from `place` in
+        its line on. Ask SQL, then `next(n=0, drop=…, give_back=…)`; go on at `place` + given back."""
+        token = secrets.token_bytes(16)
+        if not 0 <= n <= MOST:
+            raise ValueError(f"take n={n}: between 0 and {MOST}")
+        arguments = [self._now(), self._hold(), n, token, fair, place]
+        return self._next(queue, await self._run(queue, "take", arguments, {fair}), token)
+
+    # -- what upkeep calls ---------------------------------------------------------------------------------
+
+    async def reset(self, queue: str, generation: bytes) -> bytes:
+        """The generation in force: the given one, marked as filling, if there was none."""
+        reply = await self._run(queue, "reset", [generation])
+        if reply is None:  # it was damaged, and is gone now
+            reply = await self._run(queue, "reset", [generation])
+        self._generations[queue] = reply
+        if reply is None:
+            raise IndexUnavailable(f"the index of queue {queue!r} is damaged again and again")
+        return bytes(reply)
+
+    async def warm(self, queue: str, generation: bytes) -> bool:
+        """Everything in SQL was pushed: ends the filling of that generation. False if another one is in force."""
+        return bool(await self._run(queue, "warm", [generation]))
+
+    async def fair_keys(self, queue: str, *, most: int = 1000) -> list[bytes]:
+        """Fair keys that have ready tasks, at most `most` a band: where `take` looks for dead entries."""
+        keys: dict[bytes, None] = {}
+        for band in range(BANDS):
+            name = self._key(queue).removesuffix("g") + f"a{band}"
+            found = await self._command(queue, "ZRANGE", name, 0, most - 1)
+            keys |= dict.fromkeys(found)
+        return list(keys)
+
+    async def sizes(self, queue: str) -> dict[int, int]:
+        """Ready tasks by band. Exact up to 1,000 users with ready tasks; beyond, the first 1,000 stand for the rest."""
+        reply = await self._run(queue, "sizes", [_MOST_FAIR_KEYS])
+        return dict(enumerate(reply[:BANDS])) if reply is not None else dict.fromkeys(range(BANDS), 0)
+
+    async def run_id(self, queue: str = "") -> str:
+        """The server's run id (in a cluster: of the node that holds the queue). A new one may have lost entries."""
+        return str((await self._info(queue, "server"))["run_id"])
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    @property
+    def available(self) -> bool:
+        """False from a failure until the background probe succeeded."""
+        return not any(breaker.open for breaker in self._breakers.values())
+
+    async def health(self) -> dict[str, Any]:
+        """A real script call, also while the breaker is open. IndexUnavailable when it fails, else `latency` (s),
+        `server`, `version`, `maxmemory_policy`, `warnings`, and the `generations` this process has seen (hex)."""
+        began = time.monotonic()
+        await self._probe("")
+        latency = time.monotonic() - began
+        server, memory = await self._info("", "server"), await self._info("", "memory")
+        policy = memory.get("maxmemory_policy")
+        wrong = policy not in (None, "noeviction")
+        seen = {queue: known.hex() if known else None for queue, known in self._generations.items()}
+        return {
+            "latency": round(latency, 6),
+            "server": server.get("server_name", "redis"),
+            "version": server.get("valkey_version") or server.get("redis_version"),
+            "maxmemory_policy": policy,
+            "warnings": [f"maxmemory-policy is {policy}: set it to noeviction"] if wrong else [],
+            "generations": seen,
+        }
+
+    async def aclose(self) -> None:
+        for breaker in self._breakers.values():
+            await breaker.aclose()
+        if self._owned:
+            await disconnect(self._client)
+
+    # -- arguments and replies -----------------------------------------------------------------------------
+
+    def _key(self, queue: str) -> str:
+        if set(queue) & set("{}"):
+            raise ValueError(f"queue name {queue!r}: no braces")
+        return f"{{{self._options.prefix}/{queue}}}:g"
+
+    def _now(self) -> int | str:
+        return "" if self._options.clock is None else self._options.clock()
+
+    def _hold(self) -> int:
+        return int(self._options.hold * 1e6)
+
+    def _ringing(self, queue: str) -> tuple[int, str, str]:
+        return int(self._options.patience * 1e6), f"{self._options.prefix}/worker:", queue
+
+    def _pushed(self, queue: str, entries: Sequence[Entry], generation: bytes | None) -> list[Any]:
+        groups: defaultdict[bytes, list[Any]] = defaultdict(list)
+        bands: defaultdict[bytes, set[int]] = defaultdict(set)
+        for entry in entries:
+            if len(entry.id) != 16 or not 0 <= entry.band < BANDS:
+                raise ValueError(f"{entry!r}: an id has 16 bytes, a band is 0 to {BANDS - 1}")
+            at = min(max(entry.at - EPOCH, 0), _BAND - 1)
+            groups[entry.fair] += (entry.band * _BAND + at, entry.id)
+            bands[entry.fair].add(entry.band)
+        patience, channel, name = self._ringing(queue)
+        arguments: list[Any] = [self._now(), generation or b"", patience, channel, name, len(groups)]
+        for fair, pairs in groups.items():
+            arguments += (fair, "".join(map(str, sorted(bands[fair]))), len(pairs) // 2, *pairs)
+        return arguments
+
+    def _turn(
+        self,
+        queue: str,
+        token: bytes,
+        n: int,
+        worker: bytes,
+        wait: bool,
+        ends: Sequence[Sequence[Reserved]] = ((), (), ()),
+    ) -> list[Any]:
+        if not 0 <= n <= MOST or any(len(group) > MOST for group in ends):
+            raise ValueError(f"next: at most {MOST} of each in a call")
+        if wait and not worker:
+            raise ValueError("next: who waits needs a name")
+        patience, channel, name = self._ringing(queue)
+        arguments: list[Any] = [self._now(), self._hold(), n, token, worker.hex(), int(wait)]
+        arguments += (patience, channel, name, *map(len, ends))
+        for group in ends:
+            for reserved in group:
+                arguments += (reserved.id, reserved.token)
+        return arguments
+
+    def _next(self, queue: str, reply: Any, token: bytes) -> Next:
+        if reply is None or reply[0] is None:
+            self._generations[queue] = None
+            return Next(None, False, False)
+        generation, fill, paused, more, *flat = reply
+        self._generations[queue] = generation
+        reserved = [Reserved(one, fair, token) for one, fair in zip(flat[::2], flat[1::2], strict=True)]
+        return Next(generation, bool(fill), bool(paused), reserved, bool(more))
+
+    # -- the server ----------------------------------------------------------------------------------------
+
+    def _breaker(self, queue: str) -> Breaker:
+        # In a cluster one node may be down: the queues on the others go on.
+        name = queue if isinstance(self._client, RedisCluster) else ""
+        if name not in self._breakers:
+            self._breakers[name] = Breaker(name or "index", lambda: self._probe(name))
+        return self._breakers[name]
+
+    async def _run(self, queue: str, name: str, arguments: Sequence[Any], fairs: Iterable[bytes] = ()) -> Any:
+        """The script's reply; None when a key had a wrong type: then the queue's index was wiped."""
+        key = self._key(queue)
+        self._breaker(queue).check()
+        try:
+            async with asyncio.timeout(self._options.timeout), self._slots:
+                try:
+                    return await self._evaluate(name, key, arguments)
+                except RedisError as error:
+                    if "WRONGTYPE" not in str(error):
+                        raise
+                await self._evaluate("wipe", key, list(fairs))
+                return None
+        except _LOST as error:
+            await self._lost(queue, error)
+
+    async def _evaluate(self, name: str, key: str, arguments: Sequence[Any]) -> Any:
+        script = scripts.load(name)
+        try:
+            return await self._client.execute_command("EVALSHA", script.sha, 1, key, *arguments)
+        except NoScriptError:
+            # EVAL loads it on that very node: a new server, a new cluster node, or SCRIPT FLUSH.
+            return await self._client.execute_command("EVAL", script.source, 1, key, *arguments)
+
+    async def _command(self, queue: str, *command: Any) -> Any:
+        self._breaker(queue).check()
+        try:
+            async with asyncio.timeout(self._options.timeout), self._slots:
+                return await self._client.execute_command(*command)
+        except _LOST as error:
+            await self._lost(queue, error)
+
+    async def _info(self, queue: str, section: str) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(self._options.timeout), self._slots:
+                if not isinstance(self._client, RedisCluster):
+                    return dict(await self._client.info(section))
+                await self._client.initialize()
+                slot = self._client.keyslot(self._key(queue))
+                node = self._client.nodes_manager.get_node_from_slot(slot)
+                return dict(await self._client.info(section, target_nodes=node))
+        except _LOST as error:
+            raise IndexUnavailable(f"the index does not answer: {_words(error)}") from error
+
+    async def _probe(self, queue: str) -> None:
+        try:
+            async with asyncio.timeout(self._options.timeout):
+                await self._evaluate("probe", self._key(queue).removesuffix("g") + "probe", ())
+        except _LOST as error:
+            raise IndexUnavailable(f"the index does not answer: {_words(error)}") from error
+
+    async def _lost(self, queue: str, error: BaseException) -> Any:
+        """Raises IndexUnavailable. The breaker opens unless the server is merely full: `next` still drains it then."""
+        words = _words(error)
+        if not isinstance(error, OutOfMemoryError) and "OOM" not in words:
+            self._breaker(queue).trip(words)
+        if isinstance(error, ReadOnlyError) and not isinstance(self._client, RedisCluster):
+            # A failover behind the same address: the idle connections still lead to the old primary.
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+        raise IndexUnavailable(f"the index did not take part: {words}") from error
+
+
+def _words(error: BaseException) -> str:
+    text = str(error).split("\n", 1)[0][:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
