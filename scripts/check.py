@@ -16,6 +16,7 @@ CHECKS = {
     "format": ["ruff", "format", "--check", "--output-format", "concise", "."],
     "types": ["mypy", "--no-error-summary", "--hide-error-context"],
     "layers": ["lint-imports", "--no-logo"],
+    "migrations": ["python", "scripts/migrations.py"],
     "locks": ["python", "scripts/lock.py", "--check"],
 }
 FIXES = {

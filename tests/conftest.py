@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import (
-    SERVER_VARIABLES,
-    Processes,
-    RedisServer,
-    fresh_database,
-    server_binary,
-    valkey_binary,
-)
+from tests.databases import MigratedStores, fresh_database
+from tests.support import SERVER_VARIABLES, Processes, RedisServer, server_binary, valkey_binary
+
+if TYPE_CHECKING:
+    from taskmill.sql.engine import Database
 
 SQL_ENGINES = ("sqlite", "mariadb", "mysql")
 INDEX_ENGINES = ("valkey", "redis")
@@ -102,6 +99,30 @@ def sql_url(sql_engine: str, tmp_path: Path) -> Iterator[str]:
     """An empty database of the engine, for this test alone: `sqlite:///…` or `mysql://…/tm_<random>`."""
     with fresh_database(sql_engine, tmp_path) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MigratedStores]:
+    stores = MigratedStores(tmp_path_factory.mktemp("stores"))
+    yield stores
+    stores.close()
+
+
+@pytest.fixture
+def store_url(sql_engine: str, migrated_stores: MigratedStores, tmp_path: Path) -> Iterator[str]:
+    """A migrated database with empty tables. AUTO_INCREMENT goes on from the last test: do not count on seq 1."""
+    with migrated_stores.lend(sql_engine, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+async def database(store_url: str) -> AsyncIterator[Database]:
+    """The same, opened."""
+    from taskmill.sql.engine import SqlOptions, open_database
+
+    opened = await open_database(SqlOptions(url=store_url))
+    yield opened
+    await opened.close()
 
 
 # -- index -----------------------------------------------------------------------------------------------

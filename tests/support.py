@@ -1,4 +1,4 @@
-"""What the tests share: waiting, free ports, child processes, servers and databases of their own."""
+"""What the tests share: waiting, free ports, child processes, index servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import os
 import random
-import secrets
 import shutil
 import signal
 import socket
@@ -16,13 +15,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, overload
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 T = TypeVar("T")
+
+# What each engine needs from the environment; SQLite and the embedded Valkey need nothing.
+SERVER_VARIABLES = {"mariadb": "TEST_MARIADB_URL", "mysql": "TEST_MYSQL_URL", "redis": "TEST_REDIS_URL"}
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -346,50 +347,3 @@ class RedisServer:
     def close(self) -> None:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-# -- SQL databases ---------------------------------------------------------------------------------------
-
-# What each engine needs from the environment; SQLite and the embedded Valkey need nothing.
-SERVER_VARIABLES = {"mariadb": "TEST_MARIADB_URL", "mysql": "TEST_MYSQL_URL", "redis": "TEST_REDIS_URL"}
-
-
-@contextmanager
-def fresh_database(engine: str, folder: Path) -> Iterator[str]:
-    """The URL of an empty database of the engine; it is gone afterwards."""
-    name = f"tm_{secrets.token_hex(6)}"
-    if engine == "sqlite":
-        yield f"sqlite:///{folder / name}.db"
-        return
-    server = os.environ[SERVER_VARIABLES[engine]]
-    execute(server, f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-    try:
-        yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
-    finally:
-        execute(server, f"DROP DATABASE {name}")
-
-
-def execute(url: str, *statements: str) -> None:
-    """Runs statements on a MySQL or MariaDB server over a connection of its own."""
-    run_blocking(_execute(url, statements))
-
-
-async def _execute(url: str, statements: tuple[str, ...]) -> None:
-    import asyncmy  # here: most tests never talk to a server
-
-    parts = urlsplit(url)
-    connection = await asyncmy.connect(
-        host=parts.hostname or "127.0.0.1",
-        port=parts.port or 3306,
-        user=unquote(parts.username or ""),
-        password=unquote(parts.password or ""),
-        charset="utf8mb4",
-        autocommit=True,
-        connect_timeout=10,
-    )
-    try:
-        async with connection.cursor() as cursor:
-            for statement in statements:
-                await cursor.execute(statement)
-    finally:
-        connection.close()

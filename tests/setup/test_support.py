@@ -8,13 +8,16 @@ import sqlite3
 import sys
 
 import pytest
+from sqlalchemy import Connection, text
 
+from taskmill.sql.engine import Database
+from taskmill.sql.schema import meta
+from tests.databases import execute
 from tests.support import (
     Processes,
     RedisServer,
     answers,
     clean_environment,
-    execute,
     free_port,
     running,
     wait_until,
@@ -86,6 +89,18 @@ def test_each_sql_engine_gives_an_empty_database(sql_engine: str, sql_url: str) 
         connection.close()
     else:
         execute(sql_url, f"USE {sql_url.rsplit('/', 1)[1]}", statement)
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+async def test_a_migrated_database_is_lent_empty(database: Database, turn: int) -> None:
+    """What one test leaves, the next does not see."""
+
+    def work(connection: Connection) -> int:
+        found = connection.execute(text("SELECT COUNT(*) FROM meta")).scalar_one()
+        connection.execute(meta.insert().values(name="left behind", value=str(turn)))
+        return int(found)
+
+    assert await database.write(work) == 0
 
 
 def test_each_index_engine_answers(redis_url: str, redis_prefix: str) -> None:
