@@ -133,9 +133,10 @@ def is_current(kind: str) -> bool:
 def read_stamp() -> Dict[str, Any]:
     try:
         with open(STAMP) as file:
-            return dict(json.load(file))
+            stamp = json.load(file)
     except (OSError, ValueError):
         return {}
+    return stamp if isinstance(stamp, dict) else {}
 
 
 def version() -> str:
@@ -252,7 +253,11 @@ def tests(selection: List[str], arguments: List[str], coverage: bool) -> List[st
     if not any(argument.startswith(("-n", "--numprocesses", "--pdb")) for argument in arguments):
         command += ["-n", "2"]
     if coverage or os.environ.get("TASKMILL_COVERAGE") == "1":
-        command += ["--cov", "--cov-report=term-missing:skip-covered"]
+        # An absolute path: children measure themselves from working folders of their own.
+        command += [
+            "--cov=" + os.path.join(ROOT, "src", "taskmill"),
+            "--cov-report=term-missing:skip-covered",
+        ]
     return command + arguments
 
 
