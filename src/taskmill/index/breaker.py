@@ -7,11 +7,10 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from taskmill.errors import IndexUnavailable
+from taskmill.runtime import logs
 
-log = structlog.get_logger("taskmill.index")
+log = logs.get_logger(__name__)
 
 
 class Breaker:

@@ -84,9 +84,10 @@ async def disconnect(client: Client) -> None:
             await sentinel.aclose()
 
 
-def bare_connection(client: Client) -> AbstractConnection:
+async def bare_connection(client: Client) -> AbstractConnection:
     """A connection outside the pool, not connected yet: for subscriptions, which keep theirs for good."""
     if isinstance(client, RedisCluster):
+        await client.initialize()
         node = client.get_random_node()
         return node.connection_class(**node.connection_kwargs | {"retry": _never()})
     return client.connection_pool.make_connection()  # type: ignore[no-any-return, no-untyped-call]

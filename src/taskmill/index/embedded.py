@@ -27,11 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import structlog
-
 from taskmill.errors import StartError
+from taskmill.runtime import logs
 
-log = structlog.get_logger("taskmill.index")
+log = logs.get_logger(__name__)
 
 OLDEST = 7
 # sockaddr_un holds 108 bytes on Linux and 104 on macOS, the final zero included.

@@ -13,15 +13,15 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
-import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisClusterException, RedisError
 
 from taskmill.errors import IndexUnavailable
 from taskmill.index.breaker import Breaker
 from taskmill.index.connect import Client, IndexOptions, bare_connection, connect, disconnect
+from taskmill.runtime import logs
 
-log = structlog.get_logger("taskmill.index")
+log = logs.get_logger(__name__)
 
 _LOST = (RedisError, RedisClusterException, OSError, EOFError, TimeoutError)
 # A ring may not hold up its caller: whoever it was for polls anyway.
@@ -223,7 +223,8 @@ class RedisBell:
 
     async def _open(self) -> AbstractConnection:
         """A connection that listens to every channel in use, and to one more, so that PING is understood."""
-        connection = bare_connection(self._client)
+        async with asyncio.timeout(self._options.timeout):
+            connection = await bare_connection(self._client)
         try:
             async with asyncio.timeout(self._options.timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
