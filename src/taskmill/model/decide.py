@@ -53,7 +53,9 @@ class Decision:
     error_type: str | None = None
 
 
-def decide(run: RunState, outcome: Outcome, *, known_elsewhere: bool, policy: Policy, rng: Random) -> Decision:
+def decide(
+    run: RunState, outcome: Outcome, *, known_elsewhere: bool, policy: Policy, rng: Random
+) -> Decision:
     """The decision for an outcome, when no cancel was requested.
 
     `known_elsewhere`: another live worker of the queue knows the task's type; asked only for UNKNOWN_TYPE.
@@ -160,5 +162,9 @@ def _text(outcome: Outcome) -> str:
 
 def _poison_text(run: RunState, crashes: int, outcome: Outcome) -> str:
     if crashes >= CRASH_LIMIT:
-        return f"POISON: it ran alone and its process died {crashes} times; last: {_text(outcome)}"[:ERROR_LIMIT]
-    return f"POISON: its process died in run {run.attempts}, the last one allowed: {_text(outcome)}"[:ERROR_LIMIT]
+        return f"POISON: it ran alone and its process died {crashes} times; last: {_text(outcome)}"[
+            :ERROR_LIMIT
+        ]
+    return f"POISON: its process died in run {run.attempts}, the last one allowed: {_text(outcome)}"[
+        :ERROR_LIMIT
+    ]

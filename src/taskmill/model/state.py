@@ -71,18 +71,26 @@ TRANSITIONS: Final = (
     Transition(_S.QUEUED, Verb.CLAIM, (_S.PROCESSING,), "fence + 1, attempts + 1"),
     Transition(_S.PROCESSING, Verb.SETTLE, (_S.COMPLETED,), "the handler returned"),
     Transition(_S.PROCESSING, Verb.SETTLE, (_S.PENDING,), "it failed and attempts are left"),
-    Transition(_S.PROCESSING, Verb.SETTLE, (_S.FAILED,), "it failed and no attempt is left, or not retryable"),
+    Transition(
+        _S.PROCESSING, Verb.SETTLE, (_S.FAILED,), "it failed and no attempt is left, or not retryable"
+    ),
     Transition(_S.PROCESSING, Verb.SETTLE, (_S.QUEUED, _S.PENDING), "given back: the attempt is not spent"),
     Transition(_S.PROCESSING, Verb.SETTLE, (_S.CANCELLED,), "a cancel was requested"),
     Transition(_S.PROCESSING, Verb.RESCUE, (_S.PENDING, _S.FAILED), "its lease ran out"),
     Transition(_S.PROCESSING, Verb.RESCUE, (_S.CANCELLED,), "its lease ran out and a cancel was requested"),
-    Transition(_S.PROCESSING, Verb.RENEW, (_S.PROCESSING,), "the worker lives: the lease is longer, progress"),
-    Transition(_S.PROCESSING, Verb.CANCEL, (_S.PROCESSING,), "cancel requested: every way out ends CANCELLED"),
+    Transition(
+        _S.PROCESSING, Verb.RENEW, (_S.PROCESSING,), "the worker lives: the lease is longer, progress"
+    ),
+    Transition(
+        _S.PROCESSING, Verb.CANCEL, (_S.PROCESSING,), "cancel requested: every way out ends CANCELLED"
+    ),
     Transition(_S.PENDING, Verb.CANCEL, (_S.CANCELLED,), "at once"),
     Transition(_S.QUEUED, Verb.CANCEL, (_S.CANCELLED,), "at once"),
     Transition(_S.FAILED, Verb.CANCEL, (_S.CANCELLED,), "at once"),
     Transition(_S.FAILED, Verb.REDRIVE, (_S.QUEUED, _S.PENDING), "PENDING when scheduledAt is still ahead"),
-    Transition(_S.CANCELLED, Verb.REDRIVE, (_S.QUEUED, _S.PENDING), "PENDING when scheduledAt is still ahead"),
+    Transition(
+        _S.CANCELLED, Verb.REDRIVE, (_S.QUEUED, _S.PENDING), "PENDING when scheduledAt is still ahead"
+    ),
     Transition(_S.COMPLETED, Verb.RETAIN, (), "older than its retention: deleted"),
     Transition(_S.FAILED, Verb.RETAIN, (), "older than its retention, when that is set: deleted"),
     Transition(_S.CANCELLED, Verb.RETAIN, (), "older than its retention: deleted"),

@@ -125,12 +125,15 @@ class Shape:
         self.name = name
         self.columns = columns
         # A class for each shape: the statement cache is keyed by class, and a class names one list of columns.
-        self._element = type(f"Rows_{name}", (Rows,), {"columns_": tuple(columns.items()), "inherit_cache": True})
+        self._element = type(
+            f"Rows_{name}", (Rows,), {"columns_": tuple(columns.items()), "inherit_cache": True}
+        )
 
     def of(self, parameter: str = "rows") -> sa.TableValuedAlias:
         element = self._element(sa.bindparam(parameter, type_=sa.Text()))
         columns = [sa.column(name, _TYPES[kind]) for name, kind in self.columns.items()]
-        return element.table_valued(*columns, name=self.name, joins_implicitly=True)
+        table: sa.TableValuedAlias = element.table_valued(*columns, name=self.name, joins_implicitly=True)
+        return table
 
 
 _encoder = msgspec.json.Encoder()

@@ -68,7 +68,12 @@ class Database(ABC):
         self._rng = random.Random()
 
     async def write(
-        self, work: Work[T], *, resend: Work[T] | None = None, timeout: float | None = None, patience: float | None = None
+        self,
+        work: Work[T],
+        *,
+        resend: Work[T] | None = None,
+        timeout: float | None = None,
+        patience: float | None = None,
     ) -> T:
         """Run `work` in one transaction and commit it.
 
@@ -87,7 +92,9 @@ class Database(ABC):
             except CommitLost as error:
                 unknown, cause = True, error.__cause__ or error
                 if resend is None:
-                    raise CommitUnknown("The database did not confirm the write: it may or may not stand.") from cause
+                    raise CommitUnknown(
+                        "The database did not confirm the write: it may or may not stand."
+                    ) from cause
                 unit = resend
             except (exc.DBAPIError, TimeoutError, OSError, exc.TimeoutError) as error:
                 if not is_transient(error):
@@ -108,7 +115,9 @@ class Database(ABC):
         """Run statements that all see the state at one moment."""
         return await self._reading(self._snapshot, work, timeout)
 
-    async def _reading(self, how: Callable[[Work[T], float], object], work: Work[T], timeout: float | None) -> T:
+    async def _reading(
+        self, how: Callable[[Work[T], float], object], work: Work[T], timeout: float | None
+    ) -> T:
         seconds = timeout or self.options.unit_timeout
         for last in (False, True):
             try:
@@ -150,7 +159,9 @@ def code_of(error: BaseException) -> int | None:
 
 def is_lost(error: BaseException) -> bool:
     """The connection is gone."""
-    if isinstance(error, exc.DBAPIError) and (error.connection_invalidated or isinstance(error.orig, OSError)):
+    if isinstance(error, exc.DBAPIError) and (
+        error.connection_invalidated or isinstance(error.orig, OSError)
+    ):
         return True
     return code_of(error) in LOST_CODES or isinstance(error, OSError)
 
@@ -183,7 +194,9 @@ async def open_database(options: SqlOptions) -> Database:
         from taskmill.sql.mysql import MysqlDatabase
 
         return await MysqlDatabase.open(options, url)
-    raise StartError(f"DATABASE_URL: no driver for {url.get_backend_name()}://. Use mysql://… or sqlite:///….")
+    raise StartError(
+        f"DATABASE_URL: no driver for {url.get_backend_name()}://. Use mysql://… or sqlite:///…."
+    )
 
 
 def sqlite_path(url: URL) -> Path:

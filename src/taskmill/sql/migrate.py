@@ -45,7 +45,9 @@ async def migrate(database: Database) -> bool:
     try:
         await database.define(_upgrade)
     except exc.DBAPIError as error:
-        raise StartError(f"The migration to {HEAD} failed: {type(error.orig).__name__}. Run it again.") from error
+        raise StartError(
+            f"The migration to {HEAD} failed: {type(error.orig).__name__}. Run it again."
+        ) from error
     log.info("schema.migrated", was=at, now=HEAD)
     return True
 
@@ -62,7 +64,9 @@ async def require(database: Database) -> None:
 
 def _refuse_newer(at: str | None) -> None:
     if at is not None and at > HEAD:
-        raise StartError(f"The database is at revision {at}, newer than this program ({HEAD}): run a newer Taskmill.")
+        raise StartError(
+            f"The database is at revision {at}, newer than this program ({HEAD}): run a newer Taskmill."
+        )
 
 
 def _upgrade(connection: Connection) -> None:

@@ -51,13 +51,17 @@ class MysqlDatabase(Database):
     @classmethod
     async def open(cls, options: SqlOptions, url: URL) -> Self:
         """Connect once and check the server. StartError says what is wrong, without the password."""
-        database = cls(options, url.set(drivername="mysql+asyncmy", query={**url.query, "charset": "utf8mb4"}))
+        database = cls(
+            options, url.set(drivername="mysql+asyncmy", query={**url.query, "charset": "utf8mb4"})
+        )
         where = f"{url.host or 'localhost'}:{url.port or 3306}/{url.database}"
         try:
             database.version = await asyncio.wait_for(database._checked(), 15)
         except (exc.DBAPIError, OSError, TimeoutError) as error:
             await database.close()
-            raise StartError(f"DATABASE_URL: {where} does not take the connection: {_reason(error)}") from error
+            raise StartError(
+                f"DATABASE_URL: {where} does not take the connection: {_reason(error)}"
+            ) from error
         except StartError:
             await database.close()
             raise
@@ -76,7 +80,9 @@ class MysqlDatabase(Database):
             raise StartError(f"{self.kind} {text} is too old: {oldest} or newer is needed")
         flush = connection.exec_driver_sql("SELECT @@innodb_flush_log_at_trx_commit").scalar_one()
         if int(flush) != 1:
-            log.warning("sql.not_durable", setting="innodb_flush_log_at_trx_commit", value=int(flush), needed=1)
+            log.warning(
+                "sql.not_durable", setting="innodb_flush_log_at_trx_commit", value=int(flush), needed=1
+            )
         # A statement that matches a row and changes nothing must count it.
         connection.exec_driver_sql("CREATE TEMPORARY TABLE taskmill_probe (n INT)")
         connection.exec_driver_sql("INSERT INTO taskmill_probe VALUES (1)")
@@ -84,7 +90,9 @@ class MysqlDatabase(Database):
         connection.exec_driver_sql("DROP TEMPORARY TABLE taskmill_probe")
         connection.rollback()
         if matched != 1:
-            raise StartError("The driver counts changed rows instead of matched ones (CLIENT.FOUND_ROWS is off)")
+            raise StartError(
+                "The driver counts changed rows instead of matched ones (CLIENT.FOUND_ROWS is off)"
+            )
         return text
 
     async def _transaction(self, work: Work[T], timeout: float) -> T:
@@ -138,7 +146,11 @@ class MysqlDatabase(Database):
             await _discard(connection)
             await self._write_engine.dispose()
             return
-        sound = isinstance(error, Exception) and not isinstance(error, (TimeoutError, OSError)) and not is_lost(error)
+        sound = (
+            isinstance(error, Exception)
+            and not isinstance(error, (TimeoutError, OSError))
+            and not is_lost(error)
+        )
         if not sound:
             await _discard(connection)
             return

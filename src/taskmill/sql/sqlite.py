@@ -116,7 +116,9 @@ class SqliteDatabase(Database):
             await database.write(lambda c: c.exec_driver_sql("SELECT 1"))
         except (sa.exc.DatabaseError, OSError) as error:
             lock.release()
-            raise StartError(f"DATABASE_URL: cannot open {path} as a SQLite database: {_reason(error)}") from error
+            raise StartError(
+                f"DATABASE_URL: cannot open {path} as a SQLite database: {_reason(error)}"
+            ) from error
         if sqlite3.sqlite_version_info < (3, 38):
             raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed")
         return database
@@ -180,5 +182,3 @@ def _unhex(text: Any) -> bytes | None:
 
 def _reason(error: BaseException) -> str:
     return str(getattr(error, "orig", None) or error)
-
-

@@ -6,6 +6,8 @@ a revision that was cut off half-way (DDL is not transactional on MySQL) is simp
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
@@ -15,7 +17,7 @@ down_revision = None
 
 metadata = sa.MetaData()
 
-_OPTIONS = {
+_OPTIONS: Any = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_bin",

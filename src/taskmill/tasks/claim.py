@@ -1,0 +1,313 @@
+"""claim: the index reserves, SQL decides, the index confirms.
+
+    next      → members reserved under a token that only this call has
+    UPDATE    → QUEUED becomes PROCESSING: fence + 1, attempts + 1, the lease
+    confirm   → with the next `next`, or at once when no slot is left
+
+With no index, or while it is being filled, ids come from SQL, and the same UPDATE decides. A crash leaves a reservation
+that expires by itself, or a lease that rescue ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from taskmill.model.ids import new_op
+from taskmill.model.state import Priority, Status, Verb
+from taskmill.model.task import Claimed, Registry
+from taskmill.sql.dialect import db_now, from_now
+from taskmill.sql.schema import task_payloads, tasks
+from taskmill.tasks.journal import Change, append
+
+DEADLINE: Final = 5.0
+"""Seconds from asking the index to the commit. With the index's own time-out (5 s) it ends before a reservation does (10 s)."""
+
+_T: Final = tasks.c
+_READ: Final = [
+    _T.id,
+    _T.fence,
+    _T.user_id,
+    _T.queue,
+    _T.priority,
+    _T.type,
+    _T.title,
+    task_payloads.c.payload,
+    _T.attempts,
+    _T.max_retries,
+    _T.crashes,
+    _T.suspect,
+    _T.releases,
+    _T.created_at,
+    _T.scheduled_at,
+    _T.started_at,
+]
+_IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claim, fixed when it is first sent: a resend names the same operation."""
+
+    worker: bytes
+    lease: float
+    sent: float
+    """`boottime()` before it was sent: this worker's own deadline is `sent` + lease."""
+    suspects: int
+    """How many suspects may be among them."""
+    op: bytes = field(default_factory=new_op)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of the ids of a claim. Each is in exactly one place."""
+
+    claimed: list[Claimed]
+    waits: list[float]
+    """Seconds from eligible to first start, for those that started for the first time."""
+    busy: set[bytes]
+    """PROCESSING, another's: the index may confirm it."""
+    parked: set[bytes]
+    """QUEUED, but a suspect, and there is no room to run one alone now."""
+    moved: set[bytes]
+    """QUEUED, and not taken: it came back meanwhile. Give it back."""
+    dead: set[bytes]
+    """Not claimable: drop it."""
+
+
+class Statement:
+    """The claim's UPDATE, built once for a worker: what it fills into `max_retries` follows from its registry."""
+
+    def __init__(self, registry: Registry, default: int) -> None:
+        # `status + 0`: with a plain comparison the optimizer leaves the primary key for the status index when few rows
+        # have the status; two claimers then lock in opposite orders.
+        self.any = (
+            sa.update(tasks)
+            .where(_T.id.in_(_IDS), _T.status + 0 == int(Status.QUEUED))
+            .values(
+                status=int(Status.PROCESSING),
+                fence=_T.fence + 1,
+                attempts=_T.attempts + 1,
+                max_retries=max_retries_of(registry, default),
+                op_id=sa.bindparam("op"),
+                worker_id=sa.bindparam("worker"),
+                started_at=db_now(),
+                updated_at=db_now(),
+                check_at=from_now(sa.bindparam("lease", type_=sa.Double())),
+                progress=None,
+            )
+        )
+        self.plain = self.any.where(_T.suspect + 0 == 0)
+
+
+def claim(connection: Connection, ids: Sequence[bytes], this: Claim, statement: Statement) -> Taken:
+    """Claim what is claimable among `ids`, write the journal row, and say what became of each."""
+    ids = sorted(ids)
+    values = {"op": this.op, "worker": this.worker, "lease": this.lease}
+    connection.execute(statement.plain, {"ids": ids, **values})
+    rows = _read_back(connection, ids, this)
+    taken = {row.id for row in rows}
+    states = _states(connection, [i for i in ids if i not in taken])
+    suspects = [i for i, (status, suspect) in states.items() if status == Status.QUEUED and suspect]
+    room = suspects[: this.suspects]
+    if room:
+        connection.execute(statement.any, {"ids": sorted(room), **values})
+        rows += [r for r in _read_back(connection, room, this) if r.id not in taken]
+    return _taken(connection, ids, rows, states, this)
+
+
+def claim_again(connection: Connection, ids: Sequence[bytes], this: Claim, statement: Statement) -> Taken:
+    """The reply to COMMIT was lost. What is ours under this operation is taken as it is: it is journalled already.
+
+    Locking waits for a COMMIT in flight. None found: it never happened, claim anew under a new operation.
+    """
+    ids = sorted(ids)
+    rows = _read_back(connection, ids, this, lock=True)
+    if not rows:
+        return claim(connection, ids, Claim(this.worker, this.lease, this.sent, this.suspects), statement)
+    states = _states(connection, [i for i in ids if i not in {r.id for r in rows}])
+    return _taken(None, ids, rows, states, this)
+
+
+def max_retries_of(registry: Registry, default: int) -> sa.ColumnElement[Any]:
+    """What a first claim fills into `max_retries`: the handler's own, else the default. Unknown types stay open."""
+    known = {h.type: default if h.max_retries is None else h.max_retries for h in registry.handlers}
+    typed = {t: n for t, n in known.items() if t is not None}
+    whens = [(_T.type == t, sa.literal(n)) for t, n in sorted(typed.items())]
+    if None in known:
+        whens.append((_T.type.is_(None), sa.literal(known[None])))
+    return sa.func.coalesce(_T.max_retries, sa.case(*whens, else_=None)) if whens else _T.max_retries
+
+
+_READ_BACK: Final = (
+    sa.select(*_READ)
+    .join(task_payloads, task_payloads.c.id == _T.id)
+    .where(_T.id.in_(_IDS), _T.op_id == sa.bindparam("op"), _T.status + 0 == int(Status.PROCESSING))
+    .order_by(_T.id)
+)
+_READ_BACK_LOCKED: Final = _READ_BACK.with_for_update()
+
+
+def _read_back(connection: Connection, ids: Sequence[bytes], this: Claim, *, lock: bool = False) -> list[Any]:
+    """By id and operation: also the answer to "did my commit happen?"."""
+    query = _READ_BACK_LOCKED if lock else _READ_BACK
+    return list(connection.execute(query, {"ids": list(ids), "op": this.op}))
+
+
+_STATES: Final = sa.select(_T.id, _T.status, _T.suspect).where(_T.id.in_(_IDS))
+
+
+def _states(connection: Connection, ids: Sequence[bytes]) -> Mapping[bytes, tuple[int, bool]]:
+    if not ids:
+        return {}
+    return {r.id: (r.status, bool(r.suspect)) for r in connection.execute(_STATES, {"ids": list(ids)})}
+
+
+def _taken(
+    connection: Connection | None,
+    ids: Sequence[bytes],
+    rows: Sequence[Any],
+    states: Mapping[bytes, tuple[int, bool]],
+    this: Claim,
+) -> Taken:
+    """`connection` None: they are journalled already."""
+    claimed = [_claimed(r, this) for r in rows]
+    mine = {c.id for c in claimed}
+    rest = [i for i in ids if i not in mine]
+    queued = {i for i in rest if states.get(i, (0, False))[0] == Status.QUEUED}
+    busy = {i for i in rest if states.get(i, (0, False))[0] == Status.PROCESSING}
+    parked = {i for i in queued if states[i][1]}
+    if connection is not None:
+        append(connection, Verb.CLAIM, [_change(c) for c in claimed])
+    waits = [w for r in rows if (w := _waited(r)) is not None]
+    return Taken(claimed, waits, busy, parked, queued - parked, set(rest) - queued - busy)
+
+
+NOTHING: Final = Taken([], [], set(), set(), set(), set())
+
+
+def _claimed(row: Any, this: Claim) -> Claimed:
+    return Claimed(
+        id=row.id,
+        fence=row.fence,
+        user_id=row.user_id,
+        queue=row.queue,
+        priority=_PRIORITIES[row.priority],
+        type=row.type,
+        title=row.title,
+        payload=row.payload,
+        attempts=row.attempts,
+        max_retries=row.max_retries,
+        crashes=row.crashes,
+        suspect=bool(row.suspect),
+        releases=row.releases,
+        deadline=this.sent + this.lease,
+    )
+
+
+_PRIORITIES: Final = {int(p): p for p in Priority}
+
+
+def _change(c: Claimed) -> Change:
+    p = int(c.priority)
+    return Change(c.id, c.user_id, c.queue, p, p, int(Status.QUEUED), int(Status.PROCESSING), c.fence)
+
+
+def _waited(row: Any) -> float | None:
+    if row.attempts != 1:
+        return None
+    eligible: datetime = max(row.created_at, row.scheduled_at or row.created_at)
+    waited: float = (row.started_at - eligible).total_seconds()
+    return max(waited, 0.0)
+
+
+# ---- ids straight from SQL ----------------------------------------------------------------------------------------
+
+PAGE: Final = 50
+PAGES: Final = 4
+
+
+class Scan:
+    """Finds claimable ids without an index: one page per priority over (status, priority, check_at, id).
+
+    Another queue's rows may lie ahead by the thousand: the position is kept between calls and moves past pages that
+    hold nothing for us; a page that is not full starts it over. Priority holds within that window.
+    """
+
+    def __init__(self, queues: Sequence[str]) -> None:
+        self._queues = frozenset(queues)
+        self._after: dict[Priority, tuple[datetime, bytes]] = {}
+
+    def lock(self, connection: Connection, n: int, *, suspects: int) -> list[bytes]:
+        """Up to n ids, locked until the transaction ends; rows that another claimer holds are passed over."""
+        found: list[bytes] = []
+        for priority in Priority:
+            for _ in range(PAGES):
+                candidates, more = self._page(connection, priority, max(PAGE, 2 * n), suspects)
+                while candidates and len(found) < n:
+                    part, candidates = candidates[: n - len(found)], candidates[n - len(found) :]
+                    found += _lock(connection, part)
+                if len(found) >= n or not more:
+                    break
+            if len(found) >= n:
+                break
+        return found
+
+    def _page(
+        self, connection: Connection, priority: Priority, size: int, suspects: int
+    ) -> tuple[list[bytes], bool]:
+        """Candidates of the next page, and whether there is another page behind it."""
+        query = scan_query(int(Status.QUEUED), int(priority), size, self._after.get(priority))
+        rows = list(connection.execute(query))
+        ours = [r for r in rows if r.queue in self._queues]
+        plain = [r.id for r in ours if not r.suspect]
+        found = plain + [r.id for r in ours if r.suspect][:suspects]
+        full = len(rows) == size
+        if full and not found:
+            self._after[priority] = (rows[-1].check_at, rows[-1].id)
+        elif not full:
+            self._after.pop(priority, None)
+        return found, full and not found
+
+
+def scan_query(
+    status: int, priority: int, size: int, after: tuple[datetime, bytes] | None, *, due: bool = False
+) -> sa.Select[Any]:
+    """A page of (id, queue, suspect, check_at) in index order. `due`: only rows whose time has come."""
+    query = (
+        sa.select(_T.id, _T.queue, _T.suspect, _T.check_at)
+        .with_hint(tasks, "FORCE INDEX (ix_tasks_check)", "mysql")
+        .with_hint(tasks, "FORCE INDEX (ix_tasks_check)", "mariadb")
+        .where(_T.status == status, _T.priority == priority)
+        .order_by(_T.check_at, _T.id)
+        .limit(size)
+    )
+    if due:
+        query = query.where(_T.check_at <= db_now())
+    if after is not None:
+        # Not the row-value form: that read 51,001 rows where this reads 1,000.
+        at, id_ = after
+        query = query.where(_T.check_at >= at, sa.or_(_T.check_at > at, _T.id > id_))
+    return query
+
+
+def _lock(connection: Connection, ids: Sequence[bytes]) -> list[bytes]:
+    query = (
+        sa.select(_T.id)
+        .where(_T.id.in_(_IDS), _T.status + 0 == int(Status.QUEUED))
+        .order_by(_T.id)
+        .with_for_update(skip_locked=True)
+    )
+    locked = {r.id for r in connection.execute(query, {"ids": sorted(ids)})}
+    return [i for i in ids if i in locked]
+
+
+def claim_scanned(connection: Connection, scan: Scan, n: int, this: Claim, statement: Statement) -> Taken:
+    """Find, lock and claim in one transaction."""
+    ids = scan.lock(connection, n, suspects=this.suspects)
+    return claim(connection, ids, this, statement) if ids else NOTHING

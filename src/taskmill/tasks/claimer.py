@@ -1,0 +1,209 @@
+"""The claimer: a worker's way to work, over the index or straight from SQL.
+
+It holds what it owes to the index (confirms, drops, give-backs) and pays with the next call, or at once when the worker
+has no slot left.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from taskmill.errors import IndexUnavailable
+from taskmill.index.index import Next, Reserved
+from taskmill.model.clock import boottime
+from taskmill.model.state import Verb
+from taskmill.model.task import Claimed, Registry
+from taskmill.tasks.claim import (
+    DEADLINE,
+    NOTHING,
+    Claim,
+    Scan,
+    Statement,
+    Taken,
+    claim,
+    claim_again,
+    claim_scanned,
+)
+from taskmill.tasks.mill import Mill
+
+log = structlog.get_logger(__name__)
+
+BATCH: Final = 500
+PARKED: Final = 1000
+
+
+@dataclass(slots=True)
+class _Debts:
+    """What the index of one queue must still be told."""
+
+    confirm: list[Reserved] = field(default_factory=list)
+    drop: list[Reserved] = field(default_factory=list)
+    give_back: list[Reserved] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.confirm or self.drop or self.give_back)
+
+
+class Claimer:
+    """Claims for one worker. Not for concurrent use: one call at a time."""
+
+    def __init__(self, mill: Mill, worker: bytes, queues: Sequence[str], registry: Registry) -> None:
+        self._mill = mill
+        self._worker = worker
+        self._queues = list(queues)
+        self._statement = Statement(registry, mill.options.policy.max_retries)
+        self._scan = Scan(queues)
+        self._debts: defaultdict[str, _Debts] = defaultdict(_Debts)
+        self._parked: list[tuple[float, str, Reserved]] = []
+        self._turn = 0
+
+    async def claim(self, n: int, *, suspects: int, wait: bool = False) -> list[Claimed]:
+        """Claim up to n tasks, at most `suspects` of them suspects. One transaction; [] when there is nothing.
+
+        `wait`: when the index has nothing for us, our name is put on its list of those to wake.
+        Unavailable when SQL does not answer: what was reserved comes back by itself.
+        """
+        n = min(n, BATCH)
+        sent = boottime()
+        reserved, blind = await self._reserve(n, suspects, wait)
+        this = Claim(self._worker, self._mill.options.lease, sent, suspects)
+        taken = await self._take(reserved, this) if reserved else NOTHING
+        claimed = list(taken.claimed)
+        if blind and len(claimed) < n:
+            rest = Claim(self._worker, self._mill.options.lease, boottime(), suspects - _suspects(claimed))
+            claimed += (await self._take_from_sql(n - len(claimed), rest)).claimed
+        if len(claimed) >= n:
+            # No slot is left, so no next call is near: a reservation must not outlive its time unconfirmed.
+            await self.settle_up()
+        return claimed
+
+    async def settle_up(self) -> None:
+        """Tell the index what is owed. Its failure costs nothing: reservations expire, and claims find them taken."""
+        for queue in [q for q, d in self._debts.items() if d]:
+            debts = self._debts.pop(queue)
+            await self._next(queue, 0, debts=debts)
+
+    async def close(self) -> None:
+        """Give back every reservation that is not a claim."""
+        for _, queue, reserved in self._parked:
+            self._debts[queue].give_back.append(reserved)
+        self._parked.clear()
+        await self.settle_up()
+
+    # ---- the index proposes ---------------------------------------------------------------------------------------
+
+    async def _reserve(self, n: int, suspects: int, wait: bool) -> tuple[list[tuple[str, Reserved]], bool]:
+        """Reservations, and whether SQL must be asked too: no index, or it is being filled."""
+        index = self._mill.index
+        if index is None or not index.available:
+            return [], True
+        reserved = self._unpark(suspects) if suspects else []
+        blind = False
+        self._turn += 1
+        start = self._turn % len(self._queues)
+        for queue in [*self._queues[start:], *self._queues[:start]]:
+            room = n - len(reserved)
+            if room <= 0:
+                break
+            answer = await self._next(
+                queue, room, wait=wait and not reserved, debts=self._debts.pop(queue, None)
+            )
+            if answer is None or answer.generation is None or answer.filling:
+                blind = True
+            if answer is not None:
+                reserved += [(queue, r) for r in answer.reserved]
+        return reserved, blind
+
+    async def _next(
+        self, queue: str, n: int, *, wait: bool = False, debts: _Debts | None = None
+    ) -> Next | None:
+        index = self._mill.index
+        if index is None:
+            return None
+        debts = debts or _Debts()
+        try:
+            return await index.next(
+                queue,
+                n=n,
+                worker=self._worker,
+                wait=wait,
+                confirm=debts.confirm,
+                drop=debts.drop,
+                give_back=debts.give_back,
+            )
+        except IndexUnavailable as error:
+            self._mill.probes.index_errors.inc()
+            log.debug("claim.no_index", queue=queue, error=error.message)
+            return None
+
+    def _unpark(self, most: int) -> list[tuple[str, Reserved]]:
+        """Suspects that waited for room, and whose reservation is young enough for a claim."""
+        young = [p for p in self._parked if p[0] > boottime()]
+        chosen, self._parked = young[:most], young[most:]
+        return [(queue, reserved) for _, queue, reserved in chosen]
+
+    # ---- SQL decides ----------------------------------------------------------------------------------------------
+
+    async def _take(self, reserved: Sequence[tuple[str, Reserved]], this: Claim) -> Taken:
+        ids = [r.id for _, r in reserved]
+        patience = max(this.sent + DEADLINE - boottime(), 0.0)
+        try:
+            with self._mill.probes.verb_seconds.labels(verb=Verb.CLAIM.value).time():
+                taken = await self._mill.db.write(
+                    lambda c: claim(c, ids, this, self._statement),
+                    resend=lambda c: claim_again(c, ids, this, self._statement),
+                    patience=patience,
+                )
+        except Exception:
+            for queue, r in reserved:
+                self._debts[queue].give_back.append(r)
+            raise
+        self._count(taken)
+        mine = {c.id for c in taken.claimed}
+        for queue, r in reserved:
+            debts = self._debts[queue]
+            if r.id in mine or r.id in taken.busy:
+                debts.confirm.append(r)
+            elif r.id in taken.moved:
+                debts.give_back.append(r)
+            elif r.id in taken.parked:
+                # Not given back: it would be the first to come again. Unclaimed, its reservation runs out by itself.
+                if len(self._parked) < PARKED:
+                    self._parked.append((this.sent + DEADLINE, queue, r))
+            else:
+                debts.drop.append(r)
+        return taken
+
+    async def _take_from_sql(self, n: int, this: Claim) -> Taken:
+        got: list[bytes] = []
+
+        def first(connection: Connection) -> Taken:
+            taken = claim_scanned(connection, self._scan, n, this, self._statement)
+            got[:] = [c.id for c in taken.claimed]
+            return taken
+
+        with self._mill.probes.verb_seconds.labels(verb=Verb.CLAIM.value).time():
+            taken = await self._mill.db.write(
+                first,
+                resend=lambda c: claim_again(c, got, this, self._statement) if got else NOTHING,
+                patience=DEADLINE,
+            )
+        self._count(taken)
+        return taken
+
+    def _count(self, taken: Taken) -> None:
+        for waited in taken.waits:
+            self._mill.probes.task_wait_seconds.observe(waited)
+        if taken.claimed:
+            self._mill.probes.verb_rows.labels(verb=Verb.CLAIM.value).inc(len(taken.claimed))
+            self._mill.hint("journal")
+
+
+def _suspects(claimed: Sequence[Claimed]) -> int:
+    return sum(c.suspect for c in claimed)

@@ -1,0 +1,326 @@
+"""settle: a run has ended; one fenced statement writes what becomes of the task.
+
+Blind first: the batch is one UPDATE guarded by fence, state and "no cancel requested". When fewer rows match than were
+named, all is rolled back, the rows are locked and each is looked at. A crash before the commit leaves a lease that runs
+out; a lost COMMIT reply is settled by looking: every outcome has an operation id of its own, kept for the resend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from taskmill.model.decide import Decision, Policy, RunState, cancelled, decide
+from taskmill.model.ids import new_op
+from taskmill.model.state import TERMINAL, Status, Verb
+from taskmill.model.task import ERROR_LIMIT, TRACEBACK_LIMIT, Claimed, Ended, Outcome
+from taskmill.sql.dialect import Shape, db_now, doc, from_now, unhex
+from taskmill.sql.schema import runs, tasks
+from taskmill.tasks.journal import Change, append
+from taskmill.tasks.mill import Mill
+from taskmill.tasks.workers import types_of_live_workers
+
+RUNS_KEPT: Final = 100
+"""Runs that are kept of a task: a type that only others know could otherwise add rows for ever."""
+
+_T: Final = tasks.c
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """One outcome to write, with the decision and the operation id that it keeps for ever."""
+
+    claimed: Claimed
+    outcome: Outcome
+    decision: Decision
+    op: bytes
+
+    @property
+    def key(self) -> tuple[bytes, int]:
+        return self.claimed.id, self.claimed.fence
+
+
+_SHAPE: Final = Shape(
+    "v",
+    id="hex",
+    fence="int",
+    status="int",
+    delay="real",
+    finished="int",
+    attempts="int",
+    crashes="int",
+    suspect="int",
+    releases="int",
+    result="text",
+    error="text",
+    op="hex",
+)
+_V: Final = _SHAPE.of()
+
+
+def _write(*, guard: bool) -> sa.Update:
+    conditions = [_T.id == unhex(_V.c.id), _T.fence == _V.c.fence, _T.status + 0 == int(Status.PROCESSING)]
+    if guard:
+        conditions.append(_T.cancel_requested_at.is_(None))
+    return (
+        sa.update(tasks)
+        .where(*conditions)
+        .values(
+            status=_V.c.status,
+            check_at=from_now(_V.c.delay),
+            completed_at=sa.case((_V.c.finished == 1, db_now()), else_=None),
+            attempts=_V.c.attempts,
+            crashes=_V.c.crashes,
+            suspect=_V.c.suspect,
+            releases=_V.c.releases,
+            result=_V.c.result,
+            error=_V.c.error,
+            op_id=unhex(_V.c.op),
+            updated_at=db_now(),
+        )
+    )
+
+
+_BLIND: Final = _write(guard=True)
+_LOCKED: Final = _write(guard=False)
+
+_RUN: Final = Shape(
+    "r",
+    id="hex",
+    fence="int",
+    attempt="int",
+    op="hex",
+    outcome="text",
+    error_type="text",
+    message="text",
+    trace="text",
+)
+
+
+def _insert_runs() -> sa.Insert:
+    r = _RUN.of()
+    columns = [
+        "task_id",
+        "fence",
+        "attempt",
+        "op_id",
+        "worker",
+        "started_at",
+        "ended_at",
+        "outcome",
+        "error_type",
+    ]
+    query = sa.select(
+        _T.id,
+        r.c.fence,
+        r.c.attempt,
+        unhex(r.c.op),
+        sa.bindparam("worker"),
+        _T.started_at,
+        db_now(),
+        r.c.outcome,
+        r.c.error_type,
+        r.c.message,
+        r.c.trace,
+    ).where(_T.id == unhex(r.c.id))
+    return sa.insert(runs).from_select([*columns, "message", "traceback"], query)
+
+
+_INSERT_RUNS: Final = _insert_runs()
+_FORGET_RUNS: Final = sa.delete(runs).where(
+    runs.c.task_id == sa.bindparam("task"), runs.c.fence <= sa.bindparam("until")
+)
+_LOOK: Final = (
+    sa.select(
+        _T.id,
+        _T.fence,
+        _T.status,
+        _T.op_id,
+        _T.cancel_requested_at,
+        _T.attempts,
+        _T.max_retries,
+        _T.crashes,
+        _T.suspect,
+        _T.releases,
+    )
+    .where(_T.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(_T.id)
+    .with_for_update()
+)
+_RAN: Final = sa.select(runs.c.task_id, runs.c.fence, runs.c.op_id).where(
+    runs.c.task_id.in_(sa.bindparam("ids", expanding=True))
+)
+
+
+class Short(Exception):
+    """Inside settle only: fewer rows matched than were named."""
+
+
+def settle(connection: Connection, batch: Sequence[Settlement], worker: str) -> None:
+    """The blind way: all of the batch, or Short and nothing."""
+    if len({s.claimed.id for s in batch}) < len(batch):
+        raise Short  # two fences of one task: at most one of them matches
+    matched = connection.execute(_BLIND, {"rows": doc(_values(s) for s in batch)}).rowcount
+    if matched != len(batch):
+        raise Short
+    _record(connection, batch, worker)
+
+
+def settle_looking(connection: Connection, batch: Sequence[Settlement], worker: str) -> list[bool]:
+    """The careful way: lock the rows, look at each, write what is still ours. Also the resend after a lost COMMIT.
+
+    An answer for each: True when the outcome stands (written now, or by the first send), False when it is stale.
+    """
+    ids = sorted({s.claimed.id for s in batch})
+    rows = {r.id: r for r in connection.execute(_LOOK, {"ids": ids})}
+    ran = {(r.task_id, r.fence): r.op_id for r in connection.execute(_RAN, {"ids": ids})}
+    answers: list[bool] = []
+    ours: list[Settlement] = []
+    for s in batch:
+        row = rows.get(s.claimed.id)
+        if row is not None and row.fence == s.claimed.fence and row.status == Status.PROCESSING:
+            ours.append(_cancelled(s, row) if row.cancel_requested_at is not None else s)
+            answers.append(True)
+        else:
+            answers.append(row is not None and _stands(s, row, ran))
+    if ours:
+        matched = connection.execute(_LOCKED, {"rows": doc(_values(s) for s in ours)}).rowcount
+        if matched != len(ours):
+            raise AssertionError(f"settle: {matched} of {len(ours)} locked rows matched")
+        _record(connection, ours, worker)
+    return answers
+
+
+def _stands(s: Settlement, row: Any, ran: Mapping[tuple[bytes, int], bytes]) -> bool:
+    """Whether this very outcome was written before. A completed task never leaves its state by itself, any other
+    outcome has its row in `runs`, whatever happened to the task since."""
+    return (row.fence == s.claimed.fence and row.op_id == s.op) or ran.get(s.key) == s.op
+
+
+def _cancelled(s: Settlement, row: Any) -> Settlement:
+    state = RunState(row.attempts, row.max_retries, row.crashes, bool(row.suspect), row.releases)
+    return Settlement(s.claimed, s.outcome, cancelled(state, s.outcome), s.op)
+
+
+def _record(connection: Connection, batch: Sequence[Settlement], worker: str) -> None:
+    """`runs` for what did not complete, and the journal."""
+    failed = [s for s in batch if s.decision.status is not Status.COMPLETED]
+    if failed:
+        connection.execute(_INSERT_RUNS, {"rows": doc(_run(s) for s in failed), "worker": worker})
+        for s in failed:
+            if s.claimed.fence > RUNS_KEPT:
+                until = s.claimed.fence - RUNS_KEPT
+                connection.execute(_FORGET_RUNS, {"task": s.claimed.id, "until": until})
+    append(connection, Verb.SETTLE, [_change(s) for s in batch])
+
+
+def _values(s: Settlement) -> list[Any]:
+    d = s.decision
+    return [
+        s.claimed.id,
+        s.claimed.fence,
+        int(d.status),
+        d.delay,
+        int(d.status in TERMINAL),
+        d.attempts,
+        d.crashes,
+        int(d.suspect),
+        d.releases,
+        d.result,
+        storable(d.error, ERROR_LIMIT),
+        s.op,
+    ]
+
+
+def _run(s: Settlement) -> list[Any]:
+    o = s.outcome
+    return [
+        s.claimed.id,
+        s.claimed.fence,
+        s.claimed.attempts,
+        s.op,
+        s.decision.ran.value,
+        storable(s.decision.error_type, 100),
+        storable(o.message, ERROR_LIMIT),
+        storable(o.traceback, TRACEBACK_LIMIT),
+    ]
+
+
+def storable(text: str | None, limit: int) -> str | None:
+    """A text that every database takes: no NUL, no lone surrogate, at most `limit` characters."""
+    if text is None:
+        return None
+    return text[:limit].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def _change(s: Settlement) -> Change:
+    c, p = s.claimed, int(s.claimed.priority)
+    return Change(c.id, c.user_id, c.queue, p, p, int(Status.PROCESSING), int(s.decision.status), c.fence)
+
+
+# ---- the async shell ----------------------------------------------------------------------------------------------
+
+
+async def settle_batch(
+    mill: Mill, batch: Sequence[tuple[Claimed, Outcome]], worker: str, *, patience: float
+) -> list[bool]:
+    """Settle a batch in one transaction; an answer for each, when it is committed.
+
+    False: stale, another run owns the task. Unavailable when the database did not answer within `patience` seconds:
+    the same call may not be sent again with new decisions, its leases run out.
+    """
+    known = await _known(mill, batch)
+    settlements = [prepare(c, o, known, mill.options.policy, mill.rng) for c, o in batch]
+
+    def blind(connection: Connection) -> list[bool]:
+        settle(connection, settlements, worker)
+        return [True] * len(settlements)
+
+    def looking(connection: Connection) -> list[bool]:
+        return settle_looking(connection, settlements, worker)
+
+    with mill.probes.verb_seconds.labels(verb=Verb.SETTLE.value).time():
+        try:
+            answers = await mill.db.write(blind, resend=looking, patience=patience)
+        except Short:
+            answers = await mill.db.write(looking, resend=looking, patience=patience)
+    _count(mill, settlements, answers)
+    return answers
+
+
+def prepare(
+    claimed: Claimed, outcome: Outcome, known: frozenset[str], policy: Policy, rng: Random
+) -> Settlement:
+    """Decide once: a resend writes the same."""
+    state = RunState(
+        claimed.attempts, claimed.max_retries, claimed.crashes, claimed.suspect, claimed.releases
+    )
+    elsewhere = claimed.type in known if claimed.type is not None else "" in known
+    decision = decide(state, outcome, known_elsewhere=elsewhere, policy=policy, rng=rng)
+    return Settlement(claimed, outcome, decision, new_op())
+
+
+async def _known(mill: Mill, batch: Sequence[tuple[Claimed, Outcome]]) -> frozenset[str]:
+    if all(o.ended is not Ended.UNKNOWN_TYPE for _, o in batch):
+        return frozenset()
+    return await mill.db.read(lambda c: types_of_live_workers(c, mill.options.worker_ttl))
+
+
+def _count(mill: Mill, settlements: Sequence[Settlement], answers: Sequence[bool]) -> None:
+    probes = mill.probes
+    probes.verb_rows.labels(verb=Verb.SETTLE.value).inc(len(settlements))
+    stale = answers.count(False)
+    if stale:
+        probes.stale_writes.labels(verb=Verb.SETTLE.value).inc(stale)
+    done = [s.decision.status for s, ok in zip(settlements, answers, strict=True) if ok]
+    probes.tasks_completed.inc(done.count(Status.COMPLETED))
+    probes.tasks_failed.inc(done.count(Status.FAILED))
+    probes.task_retries.inc(done.count(Status.PENDING))
+    if Status.PENDING in done:
+        mill.hint("due")
+    mill.hint("journal")

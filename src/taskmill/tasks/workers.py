@@ -1,0 +1,64 @@
+"""The `workers` table: who lives, and which types they know. A hint for tasks of an unknown type, never a lock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from taskmill.sql.dialect import db_now, from_now
+from taskmill.sql.schema import workers
+
+_W: Final = workers.c
+DEFAULT: Final = ""
+"""How a default handler stands among the types: it takes tasks without one."""
+
+
+def register(
+    connection: Connection,
+    boot_id: bytes,
+    *,
+    name: str,
+    host: str,
+    queues: Sequence[str],
+    types: Sequence[str],
+    slots: int,
+    version: str,
+) -> None:
+    """Write or refresh this worker's row."""
+    seen = connection.execute(
+        sa.update(workers).where(_W.boot_id == boot_id).values(last_seen=db_now())
+    ).rowcount
+    if seen:
+        return
+    connection.execute(
+        sa.insert(workers).values(
+            boot_id=boot_id,
+            name=name,
+            host=host,
+            queues=json.dumps(list(queues)),
+            types=json.dumps(list(types)),
+            slots=slots,
+            version=version,
+            started_at=db_now(),
+            last_seen=db_now(),
+        )
+    )
+
+
+def leave(connection: Connection, boot_id: bytes) -> None:
+    connection.execute(sa.delete(workers).where(_W.boot_id == boot_id))
+
+
+def types_of_live_workers(connection: Connection, ttl: float) -> frozenset[str]:
+    """Every type that a worker seen in the last `ttl` seconds knows; DEFAULT when one has a default handler."""
+    rows = connection.execute(sa.select(_W.types).where(_W.last_seen > from_now(-ttl)).limit(10_000))
+    return frozenset(t for row in rows for t in json.loads(row.types))
+
+
+def forget_dead(connection: Connection, ttl: float) -> int:
+    """Delete the rows of workers not seen for `ttl` seconds; leases live on the task's own row, so nothing hangs on it."""
+    return connection.execute(sa.delete(workers).where(_W.last_seen < from_now(-ttl))).rowcount
