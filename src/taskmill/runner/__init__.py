@@ -1,1 +1,1 @@
-"""The child process that imports the user's app and runs handlers."""
+"""The child process that runs handlers: it imports the user's app, and never SQL or Redis."""

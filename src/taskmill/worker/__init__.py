@@ -1,1 +1,1 @@
-"""The supervisor: claims, renews and settles, and never imports user code."""
+"""The supervisor: it claims, renews and settles, and hands the runs to runner children. It never imports user code."""

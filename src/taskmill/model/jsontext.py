@@ -1,0 +1,39 @@
+"""JSON text of a Python value: what a handler returns, and what it submits."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from taskmill.model.task import PAYLOAD_LIMIT
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def json_text(value: object, *, limit: int = PAYLOAD_LIMIT) -> str:
+    """The value as JSON text of at most `limit` UTF-8 bytes.
+
+    ValueError, with a sentence for the author of the handler, for anything else: a type that JSON does not have, NaN,
+    a circle, a nesting too deep, half a surrogate pair, or too many bytes.
+    """
+    if value is None:
+        return "null"
+    try:
+        text = _ENCODER.encode(value)
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a surrogate pair, which is no text") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except TypeError as error:
+        raise ValueError(_first_line(error)) from None
+    except ValueError as error:
+        raise ValueError(_first_line(error)) from None
+    if size > limit:
+        raise ValueError(f"it has {size:,} bytes as JSON, at most {limit:,} are kept")
+    return text
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,122 @@
+"""One run, from call to outcome. Whatever a handler does, an `Outcome` comes back: nothing is raised here.
+
+call → value      → succeeded
+     → exception  → failed, by its kind
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from taskmill.app import Context
+from taskmill.errors import Fail, ResultInvalid, Retry, RunError
+from taskmill.model.jsontext import json_text
+from taskmill.model.task import ERROR_LIMIT, TRACEBACK_LIMIT, Ended, Outcome
+from taskmill.runner.messages import CANCEL, DRAIN, LOST, TIMEOUT
+from taskmill.runner.text import clean, cut
+
+OURS: Final = str(Path(__file__).resolve().parent.parent)
+FRAMES: Final = 50
+"""Of a traceback, the innermost."""
+TYPE_LIMIT: Final = 100
+
+_NOTHING: Final = Outcome(Ended.SUCCEEDED, result="null")
+_STOPPED: Final = {
+    CANCEL: Outcome(
+        Ended.CANCELLED, error_type="CANCELLED", message="it stopped because a cancel was requested"
+    ),
+    TIMEOUT: Outcome(Ended.TIMEOUT, error_type="TIMEOUT", message="its time was up"),
+    DRAIN: Outcome(Ended.RELEASED),
+    LOST: Outcome(Ended.LEASE_LOST),
+}
+
+
+async def execute(handler: Callable[..., Any], ctx: Context) -> Outcome:
+    """Runs an async handler."""
+    try:
+        value = await handler(ctx, ctx.payload)
+    except BaseException as error:  # SystemExit and CancelledError too: they end the run, not the runner
+        return failed(error, ctx)
+    return succeeded(value, ctx)
+
+
+def execute_blocking(handler: Callable[..., Any], ctx: Context) -> Outcome:
+    """Runs a plain handler in the thread it is called in."""
+    try:
+        value = handler(ctx, ctx.payload)
+    except BaseException as error:  # as above
+        return failed(error, ctx)
+    return succeeded(value, ctx)
+
+
+def stopped(reason: str) -> Outcome:
+    """The outcome of a run that ended because it was told to."""
+    return _STOPPED[reason]
+
+
+def succeeded(value: Any, ctx: Context) -> Outcome:
+    if ctx.cancelled.reason == TIMEOUT:
+        return stopped(TIMEOUT)
+    if value is None:
+        return _NOTHING
+    try:
+        return Outcome(Ended.SUCCEEDED, result=json_text(value))
+    except ValueError as error:
+        if inspect.iscoroutine(value):
+            value.close()
+            return _invalid("the handler returned a coroutine: declare it with `async def`")
+        return _invalid(f"the handler's result is not JSON: {error}")
+    except BaseException as error:  # a result that fails while it is read, such as a dict subclass
+        return _invalid(f"the handler's result cannot be read: {message_of(error)}")
+
+
+def failed(error: BaseException, ctx: Context) -> Outcome:
+    reason = ctx.cancelled.reason
+    if reason == TIMEOUT or (reason is not None and isinstance(error, asyncio.CancelledError)):
+        return stopped(reason)
+    after = error.after if isinstance(error, Retry) else None
+    return Outcome(
+        Ended.FAILED,
+        error_type=_kind(error),
+        message=message_of(error),
+        traceback=None if isinstance(error, Retry | Fail) else traceback_of(error),
+        retry=not isinstance(error, Fail),
+        after=after,
+    )
+
+
+def message_of(error: BaseException) -> str:
+    """The exception in words, bounded; its own `__str__` may fail."""
+    try:
+        text = str(error)
+    except BaseException as second:
+        text = f"(its message cannot be read: {type(second).__name__})"
+    if isinstance(error, RunError) and text:
+        return cut(clean(text), ERROR_LIMIT)
+    name = type(error).__name__
+    return cut(clean(f"{name}: {text}" if text else name), ERROR_LIMIT)
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback from the user's first frame on, bounded: its start and its end are kept."""
+    try:
+        frame = error.__traceback__
+        while frame is not None and frame.tb_frame.f_code.co_filename.startswith(OURS):
+            frame = frame.tb_next
+        lines = traceback.format_exception(type(error), error, frame, limit=-FRAMES)
+        return cut(clean("".join(lines)), TRACEBACK_LIMIT)
+    except BaseException as second:
+        return f"(the traceback cannot be read: {type(second).__name__})"
+
+
+def _kind(error: BaseException) -> str:
+    return error.code if isinstance(error, RunError) else type(error).__name__[:TYPE_LIMIT]
+
+
+def _invalid(message: str) -> Outcome:
+    return Outcome(Ended.FAILED, error_type=ResultInvalid.code, message=cut(clean(message), ERROR_LIMIT))

@@ -1,0 +1,125 @@
+"""Long-lived parts of a process, all with one contract: `run` until stopped; the death of one stops all.
+
+await run_services([store, api, scheduler, worker], signals=True)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from taskmill.errors import StartError, TaskmillError
+
+log = structlog.get_logger(__name__)
+
+GRACE = 60.0
+"""Seconds that a service may take to stop; then it is cancelled."""
+
+
+class Service(Protocol):
+    """`run` returns after `stop`; returning by itself, or raising, is its death.
+
+    `stop` returns at once, may come before `run`, and may come again: the second time says to skip what can be skipped.
+    """
+
+    @property
+    def name(self) -> str: ...
+    async def run(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Group:
+    """Services that live and die together. It is a Service itself."""
+
+    def __init__(self, services: Sequence[Service], *, name: str = "services", grace: float = GRACE) -> None:
+        self.name = name
+        self._services = tuple(services)
+        self._grace = grace
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stops them in reverse order, each when the one after it has ended. Again: tells all that are left to hurry."""
+        if self._stop.is_set():
+            for service in self._services:
+                service.stop()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Until `stop`, or the death of one: then the others stop, and its error is raised (StartError without one)."""
+        tasks = [asyncio.create_task(service.run(), name=service.name) for service in self._services]
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((stop, *tasks), return_when=asyncio.FIRST_COMPLETED)
+            dead = None if self._stop.is_set() else next((task for task in tasks if task.done()), None)
+            death = None if dead is None else _death(dead)
+            if death is not None:
+                log.error(
+                    "a service ended, and with it the process",
+                    service=dead and dead.get_name(),
+                    error=str(death),
+                )
+            self._stop.set()
+            failure = await self._end(tasks)
+        finally:
+            stop.cancel()
+            await _cancel(tasks)
+        if death is not None:
+            raise death
+        if failure is not None:
+            raise failure
+
+    async def _end(self, tasks: list[asyncio.Task[None]]) -> BaseException | None:
+        """Stops what still runs, last first; the first error that this brought."""
+        failure: BaseException | None = None
+        for service, task in zip(reversed(self._services), reversed(tasks), strict=True):
+            asked = not task.done()
+            if asked:
+                service.stop()
+                await asyncio.wait((task,), timeout=self._grace)
+            if not task.done():
+                log.error("a service did not stop in time", service=service.name, seconds=self._grace)
+                await _cancel([task])
+            elif asked and not task.cancelled() and (error := task.exception()) is not None:
+                log.error("a service failed while it stopped", service=service.name, error=str(error))
+                failure = failure or error
+        return failure
+
+
+async def run_services(services: Sequence[Service], *, signals: bool = True, grace: float = GRACE) -> None:
+    """Runs them until SIGTERM or SIGINT, or until one dies (its error is raised). A second signal is the second `stop`.
+
+    Call it in the main thread when `signals` is set.
+    """
+    group = Group(services, grace=grace)
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT) if signals else ()
+    for number in numbers:
+        loop.add_signal_handler(number, group.stop)
+    try:
+        await group.run()
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _death(task: asyncio.Task[None]) -> BaseException:
+    if task.cancelled():
+        return StartError(f"{task.get_name()} was cancelled")
+    error = task.exception()
+    if error is None:
+        return StartError(f"{task.get_name()} ended without being asked to")
+    if not isinstance(error, TaskmillError):
+        log.error("a service died", service=task.get_name(), exc_info=error)
+    return error
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    pending = [task for task in tasks if not task.done()]
+    for task in pending:
+        task.cancel()
+    if pending:
+        await asyncio.wait(pending)

@@ -1,0 +1,251 @@
+"""What happens to a run between claim and settle: begin → started → done, or stopped, or its runner died.
+
+All of it is callbacks on the supervisor's loop: nothing here waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from taskmill.errors import Crashed, RunTimeout, UnknownType
+from taskmill.model.clock import boottime
+from taskmill.model.task import Claimed, Ended, HandlerSpec, Outcome
+from taskmill.runner import messages
+from taskmill.worker.options import WorkerOptions
+from taskmill.worker.run import Book, Run
+from taskmill.worker.runners import Runner, Runners
+
+CANCEL_GRACE: Final = 10.0
+"""Seconds for a plain function that runs alone to see `ctx.cancelled`; then its process is killed."""
+
+RELEASED: Final = Outcome(Ended.RELEASED)
+CANCELLED: Final = Outcome(
+    Ended.CANCELLED, error_type="CANCELLED", message="it was stopped because a cancel was requested"
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Dispatch:
+    """`settle(run)` takes a run with its outcome; `report(runner, messages)` gets what is no outcome."""
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        book: Book,
+        settle: Callable[[Run], None],
+        report: Callable[[list[messages.Up]], None],
+    ) -> None:
+        self._options = options
+        self._book = book
+        self._settle = settle
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
+        self.runners: Runners
+        self.crashes = 0
+
+    # -- begin -------------------------------------------------------------------------------------------
+
+    def begin(self, batch: Sequence[Claimed]) -> None:
+        specs = self.runners.specs
+        for claimed in batch:
+            spec = specs.get(claimed.type)
+            if spec is None:
+                run = self._book.open(claimed, HandlerSpec(claimed.type), threaded=False)
+                self.finish(run, self._unknown(claimed))
+                continue
+            run = self._book.open(claimed, spec, threaded=claimed.type in self.runners.threaded)
+            if not self.runners.assign(run):
+                self.finish(run, RELEASED)  # every runner died meanwhile
+
+    def release(self, batch: Sequence[Claimed]) -> None:
+        """Gives tasks back that were not started."""
+        for claimed in batch:
+            self.finish(self._book.open(claimed, HandlerSpec(claimed.type), threaded=False), RELEASED)
+
+    def _unknown(self, claimed: Claimed) -> Outcome:
+        known = ", ".join(self.runners.registry.types) or "none"
+        what = (
+            f"Unknown task type {claimed.type!r}" if claimed.type else "No handler for tasks without a type"
+        )
+        return Outcome(Ended.UNKNOWN_TYPE, error_type=UnknownType.code, message=f"{what} (known: {known})")
+
+    def started(self, runner: Runner, run: Run) -> None:
+        """Sends the run to its runner; its time runs from here."""
+        claimed = run.claimed
+        timeout = run.spec.timeout or self._options.timeout
+        run.sent = True
+        run.expires = boottime() + timeout
+        if run.expires < self._alarm_at:
+            self._set_alarm(run.expires)
+        runner.link.send(
+            messages.Job(
+                run.key, claimed.id, claimed.fence, claimed.attempts, claimed.type, claimed.payload, timeout
+            )
+        )
+
+    # -- end ---------------------------------------------------------------------------------------------
+
+    def heard(self, runner: Runner, batch: list[messages.Up]) -> None:
+        others: list[messages.Up] = []
+        for message in batch:
+            if type(message) is messages.Done:
+                run = runner.runs.get(message.run)
+                if run is not None:
+                    self._done(runner, run, message)
+            else:
+                others.append(message)
+        if others:
+            self._report(others)
+
+    def _done(self, runner: Runner, run: Run, done: messages.Done) -> None:
+        run.executing = False
+        self.runners.leave(runner, run)
+        if run.closed:
+            self._book.leave(run)
+        elif done.ended is Ended.TIMEOUT:
+            self.finish(run, self._timed_out(run))
+        else:
+            self.finish(run, done.outcome())
+
+    def finish(self, run: Run, outcome: Outcome) -> None:
+        """The run has its outcome. The first one stands: what comes later only frees the slot."""
+        if run.closed or run.outcome is not None:
+            return
+        run.outcome = outcome
+        run.expires = math.inf
+        self._settle(run)
+
+    def close(self, run: Run) -> None:
+        """Nothing more will be written for it."""
+        run.closed = True
+        if not self._book.leave(run) and run.runner is not None:
+            self.runners.settle_retired(run.runner)
+
+    def died(self, runner: Runner, runs: list[Run], status: str) -> None:
+        """A runner's end is the end of its runs. It cannot say which one ended it: see `model.decide`."""
+        for run in runs:
+            run.executing = False
+            if run.closed:
+                self._book.leave(run)
+                continue
+            self.finish(run, self._death(run, runner, status))
+
+    def _death(self, run: Run, runner: Runner, status: str) -> Outcome:
+        if not run.sent or run.reason == messages.DRAIN:
+            return RELEASED
+        if run.reason == messages.TIMEOUT:
+            return self._timed_out(run)
+        if run.reason == messages.CANCEL:
+            return CANCELLED
+        self.crashes += 1
+        text = f"its runner process {runner.link.pid} died: {status}"
+        return Outcome(Ended.CRASHED, error_type=Crashed.code, message=text)
+
+    # -- stop --------------------------------------------------------------------------------------------
+
+    def cancel(self, run: Run) -> None:
+        """A client asked for it."""
+        if self._stop(run, messages.CANCEL) and run.threaded and run.runner is not None and run.runner.solo:
+            self._loop.call_later(CANCEL_GRACE, self._kill, run, run.runner)
+
+    def drain(self, run: Run) -> None:
+        """The worker stops, and does not wait any longer."""
+        self._stop(run, messages.DRAIN)
+
+    def lose(self, run: Run, why: str) -> None:
+        """Its lease is gone: whatever it brings is not sent. A handler that cannot be stopped costs its runner."""
+        if run.closed:
+            return
+        log.warning("a lease was lost", task=run.claimed.id.hex(), fence=run.claimed.fence, reason=why)
+        run.closed, run.reason = True, messages.LOST
+        self._tell(run, messages.LOST)
+        self._force(run)
+        self._book.leave(run)
+
+    def _stop(self, run: Run, reason: str) -> bool:
+        """Tells the handler, once; whether it was told."""
+        if run.closed or run.outcome is not None or run.reason is not None:
+            return False
+        run.reason = reason
+        if not run.sent:
+            run.executing = False
+            if run.runner is not None:
+                self.runners.leave(run.runner, run)
+            self.finish(run, CANCELLED if reason == messages.CANCEL else RELEASED)
+            return False
+        self._tell(run, reason)
+        return True
+
+    def _tell(self, run: Run, reason: str) -> None:
+        if run.executing and run.sent and run.runner is not None:
+            run.runner.link.send(messages.Cancel(run.key, reason))
+
+    def _force(self, run: Run) -> None:
+        """Makes sure that a run that was told to stop does: alone, its process ends; a thread costs its runner."""
+        runner = run.runner
+        if not run.executing or runner is None:
+            return
+        if runner.solo:
+            self.runners.terminate(runner)
+        elif run.threaded:
+            self.runners.retire(runner)
+        else:
+            self._loop.call_later(self._options.grace, self._stuck, run, runner)
+
+    def _stuck(self, run: Run, runner: Runner) -> None:
+        """An async handler that swallows its cancellation, or holds the loop."""
+        if run.executing:
+            if run.reason == messages.TIMEOUT:
+                self.finish(run, self._timed_out(run))
+            self.runners.retire(runner)
+
+    def _kill(self, run: Run, runner: Runner) -> None:
+        if run.executing:
+            self.runners.terminate(runner)
+
+    # -- timeouts: one timer, for the earliest -------------------------------------------------------------
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = self._loop.call_later(max(0.0, at - boottime()), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm, self._alarm_at = None, math.inf
+        now = boottime()
+        for run in [run for run in self._book.runs.values() if run.expires <= now]:
+            self._expire(run)
+        following = min((run.expires for run in self._book.runs.values()), default=math.inf)
+        if following < math.inf:
+            self._set_alarm(following)
+
+    def _expire(self, run: Run) -> None:
+        run.expires = math.inf
+        if run.closed or run.outcome is not None:
+            return
+        run.reason = messages.TIMEOUT
+        self._tell(run, messages.TIMEOUT)
+        if run.threaded and run.runner is not None and not run.runner.solo:
+            self.finish(run, self._timed_out(run))
+        self._force(run)
+
+    def _timed_out(self, run: Run) -> Outcome:
+        seconds = run.spec.timeout or self._options.timeout
+        return Outcome(
+            Ended.TIMEOUT,
+            error_type=RunTimeout.code,
+            message=f"TIMEOUT: the run took longer than {seconds:g} s",
+        )
+
+    def stop(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()

@@ -1,0 +1,154 @@
+"""Outcomes on their way to the record: batches that form by themselves, at most two at a time.
+
+A buffered outcome keeps its lease and its slot, so the buffer is bounded by the slots, and full means: no claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+import structlog
+
+from taskmill.errors import Unavailable
+from taskmill.model.backoff import loop_delay
+from taskmill.model.task import Ended, Outcome
+from taskmill.worker.run import Run
+from taskmill.worker.source import Source
+
+BATCH: Final = 500
+LANES: Final = 2
+REFUSALS: Final = 3
+"""Settles of one outcome that may fail for a reason that is no outage, until the run is given up."""
+
+log = structlog.get_logger(__name__)
+
+
+class Settler:
+    """`closed(run)` is called when a run was settled, or is given up: a stale one, or one that cannot be recorded.
+
+    `expired(run)`: whether its lease has run out by now; such a run is lost, its outcome is never sent.
+    """
+
+    def __init__(
+        self, source: Source, rng: Random, *, expired: Callable[[Run], bool], closed: Callable[[Run], None]
+    ) -> None:
+        self._source = source
+        self._rng = rng
+        self._expired = expired
+        self._closed = closed
+        self._buffer: deque[Run] = deque()
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._kicked = False
+        self._outages = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.settled = 0
+        self.stale = 0
+
+    def put(self, run: Run) -> None:
+        """Its outcome leaves with all others of this turn of the loop, or when a lane is free."""
+        self._buffer.append(run)
+        self._idle.clear()
+        if not self._kicked:
+            self._kicked = True
+            asyncio.get_running_loop().call_soon(self._kick)
+
+    async def flush(self, timeout: float) -> bool:
+        """Waits until all outcomes are settled, at most `timeout` seconds; whether they are."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Gives up what is in flight. After `flush`."""
+        for lane in self._lanes:
+            lane.cancel()
+
+    def _kick(self) -> None:
+        self._kicked = False
+        while self._buffer and len(self._lanes) < (1 if self._outages else LANES):
+            batch = self._take()
+            if batch:
+                lane = asyncio.get_running_loop().create_task(self._settle(batch))
+                self._lanes.add(lane)
+                lane.add_done_callback(self._left)
+        if not self._buffer and not self._lanes:
+            self._idle.set()
+
+    def _take(self) -> list[Run]:
+        batch: list[Run] = []
+        while self._buffer and len(batch) < BATCH:
+            run = self._buffer.popleft()
+            if not run.closed and not self._expired(run):
+                run.settling = True
+                batch.append(run)
+        return batch
+
+    def _left(self, lane: asyncio.Task[None]) -> None:
+        self._lanes.discard(lane)
+        if not lane.cancelled() and (error := lane.exception()) is not None:
+            log.error("a settle ended unexpectedly", exc_info=error)
+        self._kick()
+
+    async def _settle(self, batch: list[Run]) -> None:
+        try:
+            answers = await self._source.settle([(run.claimed, _outcome(run)) for run in batch])
+        except Unavailable as error:
+            await self._outage(batch, error)
+            return
+        except Exception as error:
+            await self._refused(batch, error)
+            return
+        if self._outages:
+            log.info("settle works again", failures=self._outages)
+            self._outages = 0
+        for run, recorded in zip(batch, answers, strict=True):
+            self.settled += recorded
+            if not recorded:
+                self.stale += 1
+                log.warning("a stale outcome was refused", task=run.claimed.id.hex(), fence=run.claimed.fence)
+            self._closed(run)
+
+    async def _outage(self, batch: list[Run], error: Exception) -> None:
+        """Again, as long as the leases hold. The runs stay in the buffer meanwhile, where renewals may lose them."""
+        self._outages += 1
+        if self._outages == 1:
+            log.warning("settle is not possible now, outcomes wait", outcomes=len(batch), error=str(error))
+        self._return(batch)
+        await asyncio.sleep(min(loop_delay(self._outages, self._rng), 2.0))
+
+    async def _refused(self, batch: list[Run], error: Exception) -> None:
+        """Not an outage: one outcome of the batch may be the reason. Each goes alone; the guilty one is replaced."""
+        if len(batch) > 1:
+            for run in batch:
+                await self._settle([run])
+            return
+        run = batch[0]
+        run.failures += 1
+        log.error("an outcome was refused", task=run.claimed.id.hex(), tries=run.failures, exc_info=error)
+        if run.failures >= REFUSALS:
+            self._closed(run)  # its lease runs out, and rescue takes it
+            return
+        run.outcome = Outcome(
+            Ended.FAILED,
+            error_type="RESULT_INVALID",
+            message=f"its outcome could not be recorded ({type(error).__name__})",
+        )
+        self._return(batch)
+        await asyncio.sleep(loop_delay(run.failures, self._rng))
+
+    def _return(self, batch: list[Run]) -> None:
+        for run in reversed(batch):
+            run.settling = False
+            self._buffer.appendleft(run)
+
+
+def _outcome(run: Run) -> Outcome:
+    assert run.outcome is not None
+    return run.outcome

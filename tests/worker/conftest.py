@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.worker.kit import FakeSource, write_app
+
+
+@pytest.fixture
+def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Writes a user's module that runner processes find on PYTHONPATH."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return lambda body: write_app(tmp_path, body)
+
+
+@pytest.fixture
+async def source() -> FakeSource:
+    return FakeSource()
