@@ -172,28 +172,29 @@ def one_at_a_time() -> Iterator[None]:
 
 
 def make_venv() -> None:
-    if os.path.lexists(VENV):
-        is_venv = os.path.isdir(VENV) and (os.path.exists(CONFIG) or not os.listdir(VENV))
-        if not is_venv:
-            raise stop("{} is not a virtual environment: move it away and run this again".format(VENV))
-        say("replacing .venv: it is half made, or of another Python or folder")
-        try:
-            shutil.rmtree(VENV)
-        except OSError as error:
-            raise stop("cannot remove .venv ({}): remove it and run this again".format(error)) from None
     # Inside an activated .venv, sys.executable is the very thing that is about to be replaced.
     python = str(getattr(sys, "_base_executable", sys.executable))
     uv = shutil.which("uv")
-    if uv:
-        command = [uv, "venv", "--quiet", "--python", python, VENV]
-    elif has_ensurepip():
-        command = [python, "-m", "venv", VENV]
-    else:
+    if not uv and not has_ensurepip():
         raise stop(
             "this Python cannot make virtual environments: install python3-venv (Debian: apt install python3-venv) "
             "or uv, and run this again"
         )
-    run_logged(command, "the virtual environment could not be made")
+    remove_venv()
+    command = [uv, "venv", "--quiet", "--python", python, VENV] if uv else [python, "-m", "venv", VENV]
+    run_logged(command, "the virtual environment could not be made.")
+
+
+def remove_venv() -> None:
+    if not os.path.lexists(VENV):
+        return
+    if not os.path.isdir(VENV) or (os.listdir(VENV) and not os.path.exists(CONFIG)):
+        raise stop("{} is not a virtual environment: move it away and run this again".format(VENV))
+    say("replacing .venv: it is half made, or of another Python or folder")
+    try:
+        shutil.rmtree(VENV)
+    except OSError as error:
+        raise stop("cannot remove .venv ({}): remove it and run this again".format(error)) from None
 
 
 def has_ensurepip() -> bool:
@@ -214,8 +215,8 @@ def fill(kind: str) -> None:
         quiet = ["--quiet", "--no-input", "--disable-pip-version-check"]
         command = [PYTHON, "-m", "pip", "install"] + quiet + strict
         if not can(PYTHON, "import pip"):  # uv made .venv, and is gone now
-            run_logged([PYTHON, "-m", "ensurepip"], "pip could not be put into .venv")
-    run_logged(command, "the packages could not be installed: is the network there?")
+            run_logged([PYTHON, "-m", "ensurepip"], "pip could not be put into .venv.")
+    run_logged(command, "the packages could not be installed; is the network there?")
 
 
 def run_logged(command: List[str], failure: str) -> None:
@@ -226,7 +227,7 @@ def run_logged(command: List[str], failure: str) -> None:
         except OSError as error:
             raise stop("{} ({}: {})".format(failure, command[0], error)) from None
     if status:
-        raise stop("{} Run this again when it is; details: {}".format(failure, INSTALL_LOG))
+        raise stop("{} Run this again; details: {}".format(failure, INSTALL_LOG))
     os.remove(INSTALL_LOG)
 
 
