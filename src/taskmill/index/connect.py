@@ -99,12 +99,12 @@ def _never() -> Retry:
 
 def _common(options: IndexOptions) -> dict[str, Any]:
     # RESP2: everything here speaks it, and it saves the HELLO and the maintenance handshake of RESP3.
-    # The pool is a little larger than the number of calls at a time (Index bounds that), for health checks.
+    # Index and bell bound their calls at a time; the pool has room for both, and for probes.
     return {
         "protocol": 2,
         "socket_timeout": options.timeout,
         "socket_connect_timeout": options.timeout,
-        "max_connections": options.connections + 4,
+        "max_connections": options.connections + 8,
     }
 
 

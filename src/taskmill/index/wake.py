@@ -26,6 +26,7 @@ log = logs.get_logger(__name__)
 _LOST = (RedisError, RedisClusterException, OSError, EOFError, TimeoutError)
 # A ring may not hold up its caller: whoever it was for polls anyway.
 _RING_TIMEOUT = 1.0
+_RINGS = 4  # at a time
 _SILENCE = 5.0
 
 
@@ -118,6 +119,7 @@ class RedisBell:
         self._owned = client is None
         self._rng = rng or random.Random()
         self._listeners = _Listeners()
+        self._slots = asyncio.Semaphore(_RINGS)
         self._breaker = Breaker("bell", self._probe, self._rng)
         self._connection: AbstractConnection | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -133,7 +135,7 @@ class RedisBell:
         if self._breaker.open:
             return
         try:
-            async with asyncio.timeout(_RING_TIMEOUT):
+            async with asyncio.timeout(_RING_TIMEOUT), self._slots:
                 await self._client.execute_command("PUBLISH", self._name(channel), data)
         except _LOST as error:
             self._breaker.trip(f"{type(error).__name__}: {error}")
@@ -241,12 +243,13 @@ class RedisBell:
     async def _read(self, connection: AbstractConnection) -> None:
         start = len(self._options.prefix) + 1
         while True:
-            try:
-                message = await self._one(connection)
-            except TimeoutError:
+            message = await self._one(connection)
+            if message is None:
                 # Silence: the server may be gone without a word. It must answer a PING.
                 await connection.send_command("PING", check_health=False)
                 message = await self._one(connection)
+                if message is None:
+                    raise TimeoutError(f"no answer to a PING in {_SILENCE:g} s")
             kind = message[0] if isinstance(message, list) else b""
             if kind == b"message":
                 self._listeners.deliver(message[1].decode()[start:], message[2])
@@ -256,4 +259,5 @@ class RedisBell:
                     confirmed.set()
 
     async def _one(self, connection: AbstractConnection) -> Any:
+        """The next message, or None after a while of silence."""
         return await connection.read_response(timeout=_SILENCE, disconnect_on_error=False)
