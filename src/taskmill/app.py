@@ -11,15 +11,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-import importlib
 import inspect
 import math
-import os
 import re
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,7 +33,7 @@ R = TypeVar("R")
 Hook = TypeVar("Hook", bound=Callable[[], Any])
 
 TYPE_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}\Z")
-QUEUE_LIMIT: Final = 64
+QUEUE_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
 TITLE_LIMIT: Final = 255
 TIMEOUT_LIMIT: Final = 366 * 86400
 """Seconds."""
@@ -247,8 +243,8 @@ def _submission(
         raise ValueError(f"title: a text of 1 to {TITLE_LIMIT} characters")
     if type is not None and not (isinstance(type, str) and TYPE_PATTERN.match(type)):
         raise ValueError(f"type {type!r}: {TYPE_PATTERN.pattern[:-2]}")
-    if not isinstance(queue, str) or not 1 <= len(queue) <= QUEUE_LIMIT:
-        raise ValueError(f"queue: a name of 1 to {QUEUE_LIMIT} characters")
+    if not QUEUE_PATTERN.match(str(queue)):
+        raise ValueError(f"queue {queue!r}: {QUEUE_PATTERN.pattern[:-2]}")
     if isinstance(priority, str):
         if priority not in Priority.__members__:
             raise ValueError(f"priority {priority!r}: {', '.join(Priority.__members__)}")
@@ -394,40 +390,3 @@ def _check_function(function: Callable[..., Any]) -> None:
 def _name(function: object) -> str:
     name = getattr(function, "__qualname__", None) or repr(function)
     return f"{getattr(function, '__module__', '?')}.{name}"
-
-
-def load_app(name: str) -> Taskmill:
-    """Imports `module:attribute`, from the working folder or PYTHONPATH. ConfigError, in one line, when it cannot."""
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute) or "/" in name:
-        raise ConfigError(f"app {name!r}: write it as module:attribute, for example tasks:app")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: object = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name + ".").startswith(error.name + "."):
-            where = "in the working folder or on PYTHONPATH"
-            raise ConfigError(f"app {name!r}: there is no module {error.name!r} {where}") from None
-        raise ConfigError(f"app {name!r}: {_where(error)}") from None
-    except ConfigError as error:
-        raise ConfigError(f"app {name!r}: {error.message}") from None
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"app {name!r}: {_where(error)}") from None
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise ConfigError(f"app {name!r}: {module_name} has no {attribute!r}")
-        found = getattr(found, part)
-    if not isinstance(found, Taskmill):
-        raise ConfigError(f"app {name!r} is not a Taskmill but of type {type(found).__name__}")
-    return found
-
-
-def _where(error: BaseException) -> str:
-    """The error in one line, with the last line of the user's code that led to it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    text = " ".join(str(error).split())[:300]
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    if isinstance(error, SyntaxError) or not frames:
-        return said
-    return f"{said} ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"

@@ -150,7 +150,8 @@ class FakeSource:
     async def renew(self, leases: Sequence[Renewal]) -> Renewed:
         self._reach("renew")
         deadline = boottime() + self.lease
-        held, lost = set(), set()
+        held: set[tuple[bytes, int]] = set()
+        lost: set[tuple[bytes, int]] = set()
         for renewal in leases:
             lease = (renewal.id, renewal.fence)
             now = self.held.get(renewal.id)

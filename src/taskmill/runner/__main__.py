@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--log-format", default="auto")
+    parser.add_argument("--log-level", default="INFO")
     parser.add_argument("app")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
@@ -38,7 +40,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _leave_to_supervisor)
 
     from taskmill.runner.process import serve  # here: after the process is tied to its parent
+    from taskmill.runtime import logs
 
+    logs.configure(arguments.log_format, arguments.log_level.upper())
     serve(arguments.fd, arguments.app, arguments.slots)
 
 

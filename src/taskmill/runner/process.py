@@ -7,16 +7,18 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from taskmill.app import load_app
 from taskmill.errors import ConfigError, StartError
 from taskmill.runner import messages
 from taskmill.runner.core import Core
 from taskmill.runner.executor import message_of
+from taskmill.runner.load import load_app
+from taskmill.runtime.logs import get_logger
 from taskmill.runtime.wire import Wire, open_wire
+
+log = get_logger(__name__)
 
 REFUSED = 3
 """Exit status when the app cannot be used. The reason went over the wire."""
@@ -73,7 +75,7 @@ class Process:
             await self._stop.wait()
             assert self._core is not None
             for problem in await self._core.stop():
-                print(f"taskmill runner: a shutdown hook failed: {problem}", file=sys.stderr)
+                log.error("a shutdown hook failed", error=problem)
         else:
             self._stop.set()
             wire.send(refusal)
@@ -90,7 +92,7 @@ class Process:
         try:
             wire.send(await self._core.start())
         except (Exception, SystemExit) as error:
-            traceback.print_exc()
+            log.exception("a startup hook failed")
             return messages.Refused(StartError.code, f"a startup hook failed: {message_of(error)}")
         return None
 

@@ -89,21 +89,30 @@ class Group:
         return failure
 
 
-async def run_services(services: Sequence[Service], *, signals: bool = True, grace: float = GRACE) -> None:
+async def run_services(services: Sequence[Service], *, signals: bool = True, grace: float = GRACE) -> int:
     """Runs them until SIGTERM or SIGINT, or until one dies (its error is raised). A second signal is the second `stop`.
+
+    The number of the first signal, 0 when there was none.
 
     Call it in the main thread when `signals` is set.
     """
     group = Group(services, grace=grace)
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT) if signals else ()
+    got: list[int] = []
+
+    def received(number: int) -> None:
+        got.append(number)
+        group.stop()
+
     for number in numbers:
-        loop.add_signal_handler(number, group.stop)
+        loop.add_signal_handler(number, received, number)
     try:
         await group.run()
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+    return got[0] if got else 0
 
 
 def _death(task: asyncio.Task[None]) -> BaseException:

@@ -107,7 +107,7 @@ class Wire(asyncio.Protocol, Generic[Sent, Received]):
     # -- asyncio.Protocol --------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = stream = cast(asyncio.Transport, transport)  # uvloop's are not derived from it
+        self._transport = stream = cast("asyncio.Transport", transport)  # uvloop's are not derived from it
         stream.set_write_buffer_limits(high=HIGH_WATER)
         self.flush()
 
@@ -134,7 +134,7 @@ class Wire(asyncio.Protocol, Generic[Sent, Received]):
             self._on_messages(self._decode(body))
         except msgspec.MsgspecError as error:
             self._fail(WireError(f"a frame that is not understood: {error}"))
-        except Exception as error:  # told to on_close: a wire whose reader failed must not go on half
+        except Exception as error:  # noqa: BLE001 (told to on_close: a wire whose reader failed is not read on)
             self._fail(error)
         return self._error is None
 

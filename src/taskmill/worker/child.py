@@ -16,6 +16,7 @@ import structlog
 
 from taskmill.runner import messages
 from taskmill.runtime.wire import Wire, open_wire
+from taskmill.worker.options import WorkerOptions
 
 LAST_WORDS: Final = 0.2
 """Seconds in which what a dead runner had written is still read, when a process it left behind holds the line open."""
@@ -45,14 +46,17 @@ class Child:
     def pid(self) -> int:
         return self._process.pid if self._process is not None else 0
 
-    def start(self, app: str, slots: int) -> None:
+    def start(self, options: WorkerOptions, slots: int) -> None:
         """Spawns it. OSError when the system refuses."""
         ours, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "taskmill.runner", "--fd", str(theirs.fileno())),
-                    *("--parent", str(os.getpid()), "--slots", str(slots), "--", app),
+                    # -u: what a handler prints is seen at once, and not lost with its process.
+                    *(sys.executable, "-u", "-m", "taskmill.runner", "--fd", str(theirs.fileno())),
+                    *("--parent", str(os.getpid()), "--slots", str(slots)),
+                    *("--log-format", options.log_format, "--log-level", options.log_level),
+                    *("--", options.app),
                 ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

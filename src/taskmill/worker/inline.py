@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from taskmill.app import Taskmill, load_app
+from taskmill.app import Taskmill
 from taskmill.errors import ConfigError, StartError
 from taskmill.runner import messages
 from taskmill.runner.core import Core
 from taskmill.runner.executor import message_of
+from taskmill.runner.load import load_app
+from taskmill.worker.options import WorkerOptions
 
 
 class Inline:
@@ -34,8 +36,8 @@ class Inline:
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
 
-    def start(self, app: str, slots: int) -> None:
-        self._starting = self._loop.create_task(self._start(app, slots))
+    def start(self, options: WorkerOptions, slots: int) -> None:
+        self._starting = self._loop.create_task(self._start(options.app, slots))
 
     async def _start(self, name: str, slots: int) -> None:
         try:
@@ -44,7 +46,7 @@ class Inline:
             self._report(await self._core.start())
         except ConfigError as error:
             self._report(messages.Refused(error.code, error.message))
-        except Exception as error:  # of a startup hook, as in a runner process
+        except Exception as error:  # noqa: BLE001 (of a startup hook, as in a runner process)
             self._report(messages.Refused(StartError.code, f"a startup hook failed: {message_of(error)}"))
 
     def send(self, message: messages.Down) -> None:

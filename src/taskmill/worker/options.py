@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,9 @@ class WorkerOptions:
     timeout: float = 3600.0
     """One run, when its handler says nothing else."""
     name: str = field(default_factory=socket.gethostname)
+    log_format: Literal["auto", "console", "json"] = "auto"
+    log_level: str = "INFO"
+    """Both of the runners' own logs, and of `logging` in the user's code."""
     start_timeout: float = 60.0
     """Import and startup hooks of the app."""
     stop_timeout: float = 5.0

@@ -31,7 +31,8 @@ class Relay:
         self._lines: deque[LogLine] = deque()
         self._arrived = asyncio.Event()
         self._submits: set[asyncio.Task[None]] = set()
-        self._writing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.dropped = 0
 
     def heard(self, batch: list[messages.Up]) -> None:
@@ -82,19 +83,19 @@ class Relay:
     async def _write(self) -> None:
         while self._lines:
             batch = [self._lines.popleft() for _ in range(min(BATCH, len(self._lines)))]
-            self._writing = True
+            self._idle.clear()
             try:
                 await asyncio.wait_for(self._source.log(batch), 10.0)
             except BaseException:
                 self.dropped += len(batch)
                 raise
             finally:
-                self._writing = False
+                self._idle.set()
 
     async def flush(self) -> None:
-        """Waits until what arrived so far was handed over."""
-        while self._lines or self._writing:
-            await asyncio.sleep(0.005)
+        """Hands over what arrived so far; with `run` it may write at the same time."""
+        await self._write()
+        await self._idle.wait()
 
     # -- further tasks -----------------------------------------------------------------------------------
 
@@ -117,8 +118,8 @@ class Relay:
             answer = messages.Answer(message.call, code=error.code, message=error.message)
         except TimeoutError:
             answer = messages.Answer(message.call, code="UNAVAILABLE", message="no answer in 30 s")
-        except Exception as error:
-            log.error("a handler's submit failed", exc_info=error)
+        except Exception:
+            log.exception("a handler's submit failed")
             answer = messages.Answer(message.call, code="INTERNAL", message="the task could not be submitted")
         if run.runner is not None:
             run.runner.link.send(answer)

@@ -35,7 +35,7 @@ class Link(Protocol):
 
     @property
     def pid(self) -> int: ...
-    def start(self, app: str, slots: int) -> None: ...
+    def start(self, options: WorkerOptions, slots: int) -> None: ...
     def send(self, message: messages.Down) -> None: ...
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
@@ -99,6 +99,9 @@ class Runners:
         self._changed = changed
         self.first: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
         """The registry of the first runner that came up; or why none did."""
+        self.first.add_done_callback(
+            lambda first: first.cancelled() or first.exception()
+        )  # seen, even if unasked
         self.registry = Registry()
         self.specs: dict[str | None, HandlerSpec] = {}
         self.threaded: frozenset[str | None] = frozenset()
@@ -223,9 +226,9 @@ class Runners:
             lambda batch: self._heard(runner, batch), lambda text: self._gone(runner, text)
         )
         try:
-            runner.link.start(self._options.app, slots)
+            runner.link.start(self._options, slots)
         except OSError as error:
-            log.error("a runner cannot be started", error=str(error))
+            log.warning("a runner cannot be started", error=str(error))
             if not solo:
                 self._replace_later()
             return None

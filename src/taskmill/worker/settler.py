@@ -102,7 +102,7 @@ class Settler:
         except Unavailable as error:
             await self._outage(batch, error)
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (told apart and logged there)
             await self._refused(batch, error)
             return
         if self._outages:

@@ -61,9 +61,7 @@ class Supervisor:
         self.ready = asyncio.Event()
         """The app is loaded, the worker is registered."""
         self.book = Book(options.concurrency, self._changed)
-        self._settler = Settler(
-            source, self._rng, expired=lambda run: self._leases.expired(run), closed=self._closed
-        )
+        self._settler = Settler(source, self._rng, expired=self._expired, closed=self._closed)
         self._relay = Relay(source, self.book)
         self._dispatch = Dispatch(options, self.book, self._settler.put, self._relay.heard)
         make = link or (lambda heard, gone: Child(heard, gone, options.grace))
@@ -152,7 +150,7 @@ class Supervisor:
                 continue
             try:
                 batch = await self._source.claim(self.book.free, suspects=room, wait=CLAIM_WAIT)
-            except Exception as error:  # any: a worker that cannot claim goes on trying, its runs go on
+            except Exception as error:
                 failures += 1
                 if failures == 1:
                     log.warning("claim is not possible now", error=str(error), exc_info=_unexpected(error))
@@ -182,7 +180,7 @@ class Supervisor:
             try:
                 signals = await self._source.cancels()
                 failures = 0
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (a hint: a renewal tells cancels too)
                 failures += 1
                 if failures == 1:
                     log.warning("cancel signals do not arrive now", error=str(error))
@@ -190,6 +188,9 @@ class Supervisor:
                 continue
             for run in self.book.find(signals):
                 self._dispatch.cancel(run)
+
+    def _expired(self, run: Run) -> bool:
+        return self._leases.expired(run)
 
     def _closed(self, run: Run) -> None:
         self._dispatch.close(run)
@@ -210,25 +211,28 @@ class Supervisor:
         await self._step("logs", self._relay.flush(), 5.0)
         self._dispatch.stop()
         self._settler.stop()
-        for task in self._loops:
+        loops = [*self._loops, *([self._claim] if self._claim is not None else [])]
+        for task in loops:
             task.cancel()
-        if self._loops:
-            await asyncio.wait(self._loops)
+        if loops:
+            await asyncio.wait(loops)
         await self._step("close", self._source.close(), 5.0)
 
     async def _step(self, name: str, work: Awaitable[object], timeout: float) -> None:
         try:
             await asyncio.wait_for(work, timeout)
         except TimeoutError:
-            log.error("a step of the stop took too long", step=name, seconds=timeout)
-        except Exception as error:
-            log.error("a step of the stop failed", step=name, error=str(error), exc_info=_unexpected(error))
+            log.warning("a step of the stop took too long", step=name, seconds=timeout)
+        except Exception as error:  # the other steps come all the same
+            log.warning("a step of the stop failed", step=name, error=str(error), exc_info=_unexpected(error))
 
     async def _end_claims(self) -> None:
         """A claim in flight is awaited, never cancelled: what it brings must be given back."""
         if self._claim is not None:
-            await self._source.halt()
-            await asyncio.wait((self._claim,))
+            try:
+                await self._source.halt()
+            finally:
+                await asyncio.wait((self._claim,))
 
     async def _drained(self) -> None:
         await self._wait_while(lambda: bool(self.book.runs) and not self._hurry.is_set(), self._options.drain)
