@@ -1,1 +1,1 @@
-"""GraphQL, health and metrics over HTTP."""
+"""The API process: GraphQL over HTTP, WebSocket and SSE, health, metrics. Stateless: run as many as needed."""

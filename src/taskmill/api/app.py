@@ -1,0 +1,64 @@
+"""The ASGI application: what is served where."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from taskmill.api.auth import Tokens
+from taskmill.api.edge import Edge, refusal
+from taskmill.api.feed import Feed
+from taskmill.api.health import Health
+from taskmill.api.options import ApiOptions, AuthOptions
+from taskmill.api.schema.build import build_schema
+from taskmill.api.schema.context import Services
+from taskmill.api.schema.view import GraphQLView
+from taskmill.api.users import Accounts
+from taskmill.runtime.probes import CONTENT_TYPE, Probes
+from taskmill.tasks.mill import Mill
+from taskmill.tasks.submit import Submitter
+
+GRAPHQL: Final = "/graphql"
+
+
+def create_app(
+    mill: Mill, submitter: Submitter, feed: Feed, accounts: Accounts, options: ApiOptions, auth: AuthOptions
+) -> Starlette:
+    """The API over these parts, which the caller starts, stops and closes: `feed.run()` must be running for
+    subscriptions to begin, and `accounts.close()` ends its threads."""
+    tokens = Tokens(auth.secret, auth.expiration, accounts)
+    services = Services(mill, submitter, feed, accounts, tokens, options)
+    view = GraphQLView(build_schema(introspection=options.development), services)
+    health = Health(mill, timeout=options.health_timeout)
+    routes: list[BaseRoute] = [
+        Route(GRAPHQL, view, methods=None),
+        WebSocketRoute(GRAPHQL, view),
+        Route("/health", health.overall),
+        Route("/health/database", health.of_database),
+        Route("/health/queue", health.of_queue),
+        Route("/metrics", _metrics(mill.probes)),
+    ]
+    if options.development:
+        routes.append(Route("/", lambda request: RedirectResponse(GRAPHQL)))
+    edge = Middleware(Edge, body_limit=options.body_limit, body_timeout=options.body_timeout)
+    return Starlette(routes=routes, middleware=[edge], exception_handlers={HTTPException: _http_error})
+
+
+def _metrics(probes: Probes) -> Callable[[Request], Awaitable[Response]]:
+    async def metrics(request: Request) -> Response:
+        return Response(probes.render(), media_type=CONTENT_TYPE)
+
+    return metrics
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = "NOT_FOUND" if error.status_code == 404 else "BAD_REQUEST"
+    return refusal(request.scope, error.status_code, code, f"{error.detail}.", error.headers)

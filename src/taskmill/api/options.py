@@ -1,0 +1,49 @@
+"""What the API can be told. Settings fill these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from taskmill.errors import ConfigError
+
+SECRET_BYTES = 32
+"""The least length of a signing key: HS256 is no stronger than its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiOptions:
+    """Sizes are bytes, times seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 3000
+    development: bool = False
+    """The page for trying documents, introspection, and / leading there."""
+    body_limit: int = 4 * 1024 * 1024
+    body_timeout: float = 15.0
+    """A request body that takes longer is given up (408)."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins, besides the server's own, whose pages may open a WebSocket."""
+    subscriptions: int = 20
+    """Operations open at once on one WebSocket."""
+    feed_buffer: int = 1000
+    """Tasks that wait for one subscriber; at one more it is dropped."""
+    send_timeout: float = 10.0
+    """A client that takes nothing for so long is dropped."""
+    health_timeout: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class AuthOptions:
+    """`first_admin`: the first user of an empty installation becomes ADMIN (development)."""
+
+    secret: bytes = field(repr=False)
+    expiration: timedelta = timedelta(days=1)
+    bcrypt_rounds: int = 12
+    first_admin: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.secret) < SECRET_BYTES:
+            raise ConfigError(f"JWT_SECRET: {SECRET_BYTES} bytes or more are expected")
+        if self.expiration <= timedelta(0):
+            raise ConfigError("JWT_EXPIRATION: a time such as 15m, 12h or 1d is expected")

@@ -1,0 +1,1 @@
+"""The GraphQL schema, one noun a file. Strawberry is imported nowhere else."""

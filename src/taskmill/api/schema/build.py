@@ -1,0 +1,43 @@
+"""The parts of the schema, put together."""
+
+from __future__ import annotations
+
+import strawberry
+from graphql import GraphQLError
+from strawberry.schema.config import StrawberryConfig
+from strawberry.types import ExecutionContext
+
+from taskmill.api.schema.guard import extensions
+from taskmill.api.schema.live import Subscription
+from taskmill.api.schema.scalars import SCALARS
+from taskmill.api.schema.task import TaskQueries
+from taskmill.api.schema.task_write import TaskMutations
+from taskmill.api.schema.user import UserMutations, UserQueries
+
+
+@strawberry.type
+class Query(TaskQueries, UserQueries):
+    pass
+
+
+@strawberry.type
+class Mutation(TaskMutations, UserMutations):
+    pass
+
+
+class Schema(strawberry.Schema):
+    def process_errors(
+        self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None
+    ) -> None:
+        """Nothing: faults.py logs what deserves it, with the request's id."""
+
+
+def build_schema(*, introspection: bool) -> Schema:
+    """The schema; `introspection` False hides it from those who ask it about itself."""
+    return Schema(
+        query=Query,
+        mutation=Mutation,
+        subscription=Subscription,
+        extensions=extensions(introspection=introspection),
+        config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=True),
+    )

@@ -1,0 +1,137 @@
+"""What a resolver finds in `info.context`: who asks, the parts of the process, and the loaders.
+
+Loaders gather the keys of one moment into one statement and keep nothing: on a WebSocket a context lives for hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from sqlalchemy.engine import Connection
+from strawberry import Info as _Info
+from strawberry.dataloader import DataLoader
+
+from taskmill.api.auth import Session, Tokens
+from taskmill.api.feed import Feed
+from taskmill.api.options import ApiOptions
+from taskmill.api.users import Accounts, User, load_users
+from taskmill.errors import Unauthenticated
+from taskmill.sql.engine import Database
+from taskmill.tasks import read
+from taskmill.tasks.mill import Mill
+from taskmill.tasks.read import LogRow, RunRow, Texts
+from taskmill.tasks.submit import Submitter
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of the process that requests use."""
+
+    mill: Mill
+    submitter: Submitter
+    feed: Feed
+    accounts: Accounts
+    tokens: Tokens
+    options: ApiOptions
+
+
+class Closer(Protocol):
+    """A connection that a resolver may end."""
+
+    async def close(self, code: int, reason: str) -> None: ...
+
+
+class Context:
+    """One HTTP request, or one WebSocket with all its operations."""
+
+    def __init__(self, services: Services, request_id: str, session: Session | None = None) -> None:
+        self.services = services
+        self.request_id = request_id
+        self.session = session
+        self.socket: Closer | None = None
+        self.connection_params: object = None
+        self.handshake: list[str] = []
+        """The Authorization headers of a WebSocket's request."""
+        self.loaders = Loaders(services.mill.db)
+
+    def viewer(self) -> User:
+        """Who asks, or Unauthenticated."""
+        if self.session is None:
+            raise Unauthenticated("Log in first: send the header 'Authorization: Bearer <token>'.")
+        if self.session.expired:
+            raise Unauthenticated("The token has expired. Log in again.")
+        return self.session.user
+
+    async def viewer_now(self) -> User:
+        """Who asks, looked up again: for what lives longer than a request."""
+        self.viewer()
+        assert self.session is not None
+        self.session = await self.services.tokens.recheck(self.session)
+        return self.session.user
+
+
+class Loaders:
+    """One for each thing that hangs on tasks."""
+
+    def __init__(self, db: Database) -> None:
+        self.users: DataLoader[bytes, User | None] = _loader(db, load_users)
+        self.texts: DataLoader[bytes, Texts | None] = _loader(db, read.texts)
+        self.payloads: DataLoader[bytes, str | None] = _loader(db, read.payloads)
+        self._logs: DataLoader[tuple[bytes, int, bytes | None], list[LogRow]] = DataLoader(
+            lambda keys: _in_groups(db, keys, read_logs), cache=False
+        )
+        self._runs: DataLoader[tuple[bytes, int, bytes | None], list[RunRow]] = DataLoader(
+            lambda keys: _in_groups(db, keys, read_runs), cache=False
+        )
+
+    def logs(self, task_id: bytes, limit: int, after: bytes | None) -> Awaitable[list[LogRow]]:
+        return self._logs.load((task_id, limit, after))
+
+    def runs(self, task_id: bytes, limit: int) -> Awaitable[list[RunRow]]:
+        return self._runs.load((task_id, limit, None))
+
+
+Info: TypeAlias = _Info[Context, None]
+
+
+def read_logs(
+    connection: Connection, ids: Sequence[bytes], limit: int, after: bytes | None
+) -> dict[bytes, list[LogRow]]:
+    return read.logs(connection, ids, limit=limit, after=after)
+
+
+def read_runs(
+    connection: Connection, ids: Sequence[bytes], limit: int, _after: bytes | None
+) -> dict[bytes, list[RunRow]]:
+    return read.runs(connection, ids, limit=limit)
+
+
+def _loader(db: Database, load: Callable[[Connection, list[K]], Mapping[K, V]]) -> DataLoader[K, V | None]:
+    async def batch(keys: list[K]) -> list[V | None]:
+        distinct = list(dict.fromkeys(keys))
+        found = await db.read(lambda connection: load(connection, distinct))
+        return [found.get(key) for key in keys]
+
+    return DataLoader(batch, cache=False)
+
+
+async def _in_groups(
+    db: Database,
+    keys: Sequence[tuple[bytes, int, bytes | None]],
+    load: Callable[[Connection, Sequence[bytes], int, bytes | None], Mapping[bytes, list[Any]]],
+) -> list[list[Any]]:
+    """A statement for each pair of limit and position: one document names few of them, whatever the number of tasks."""
+    groups: dict[tuple[int, bytes | None], dict[bytes, None]] = {}
+    for task_id, limit, after in keys:
+        groups.setdefault((limit, after), {})[task_id] = None
+
+    def work(connection: Connection) -> dict[tuple[int, bytes | None], Mapping[bytes, list[Any]]]:
+        return {group: load(connection, list(ids), *group) for group, ids in groups.items()}
+
+    found = await db.read(work)
+    return [found[limit, after].get(task_id, []) for task_id, limit, after in keys]

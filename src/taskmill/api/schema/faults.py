@@ -1,0 +1,97 @@
+"""The error contract: every error that leaves the API has a message, a code and the request's id, and tells no internals.
+
+What the product raised (errors.RequestError, Unavailable) is shown as it is; what graphql-core says of a document gets
+a code; anything else is INTERNAL to the caller and a traceback in the log, joined by the request's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import structlog
+from graphql import GraphQLError, GraphQLSyntaxError
+from strawberry.extensions import SchemaExtension
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
+from strawberry.types import StreamExecutionResult
+
+from taskmill.errors import RequestError, TaskmillError, Unavailable
+
+MOST: Final = 5
+"""Errors in one response."""
+MESSAGE_MOST: Final = 1000
+INTERNAL: Final = "Something went wrong inside. The log has it under this request id."
+
+log = structlog.get_logger(__name__)
+
+
+class Faults(SchemaExtension):
+    """Rewrites the errors of each result, over HTTP, WebSocket and SSE alike."""
+
+    def on_operation(self) -> Iterator[None]:
+        yield
+        self._rewrite(self.execution_context.result)
+
+    def on_stream_result(self, result: StreamExecutionResult) -> Iterator[None]:
+        self._rewrite(result)
+        yield
+
+    def _rewrite(self, result: Any) -> None:
+        errors = getattr(result, "errors", None)
+        if errors:
+            result.errors = told(errors, self.execution_context.context.request_id)
+
+
+def told(errors: Sequence[GraphQLError], request_id: str) -> list[GraphQLError]:
+    """The errors as the caller may see them, at most MOST. Telling them twice changes nothing."""
+    return [_told(error, request_id) for error in errors[:MOST]]
+
+
+def _told(error: GraphQLError, request_id: str) -> GraphQLError:
+    if error.extensions and "requestId" in error.extensions:
+        return error
+    code, message = _judged(error)
+    if code == "INTERNAL":
+        cause = _origin(error) or error
+        log.error("request.failed", request_id=request_id, path=_path(error), exc_info=cause)
+    return GraphQLError(
+        message[:MESSAGE_MOST],
+        nodes=error.nodes,
+        source=error.source,
+        positions=error.positions,
+        path=error.path,
+        extensions={"code": code, "requestId": request_id},
+    )
+
+
+def _judged(error: GraphQLError) -> tuple[str, str]:
+    """Its code and its message."""
+    origin = _origin(error)
+    if isinstance(origin, RequestError | Unavailable):
+        return origin.code, origin.message
+    if isinstance(origin, CannotGetOperationTypeError | InvalidOperationTypeError):
+        return "BAD_REQUEST", error.message
+    if isinstance(origin, TaskmillError) or (origin is not None and not isinstance(origin, GraphQLError)):
+        return "INTERNAL", INTERNAL
+    known = (error.extensions or {}).get("code") or (getattr(origin, "extensions", None) or {}).get("code")
+    if isinstance(known, str):
+        return known, error.message
+    if isinstance(error, GraphQLSyntaxError):
+        # The parser counts tokens: more than the limit is no error of syntax.
+        too_long = "tokens" in error.message and "abort" in error.message.lower()
+        return ("QUERY_TOO_COMPLEX" if too_long else "GRAPHQL_PARSE_FAILED"), error.message
+    if error.path is None:
+        return "GRAPHQL_VALIDATION_FAILED", error.message
+    return "INTERNAL", INTERNAL
+
+
+def _origin(error: GraphQLError) -> BaseException | None:
+    """What was raised first: graphql-core wraps its own errors again."""
+    origin: BaseException | None = error.original_error
+    while isinstance(origin, GraphQLError) and origin.original_error is not None:
+        origin = origin.original_error
+    return origin
+
+
+def _path(error: GraphQLError) -> str:
+    return ".".join(str(part) for part in error.path or ())
