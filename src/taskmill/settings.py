@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # each process imports the layers that it runs, and no others
     from taskmill.index.connect import IndexOptions
     from taskmill.sql.engine import SqlOptions
     from taskmill.tasks.mill import TaskOptions
+    from taskmill.upkeep.options import UpkeepOptions
+    from taskmill.worker.options import WorkerOptions
 
 ENV_FILE: Final = ".env"
 SECRET_MINIMUM: Final = 32
@@ -36,6 +38,7 @@ SECRET_MINIMUM: Final = 32
 SECRET_FILE: Final = "jwt-secret"  # noqa: S105 (a name)
 DEVELOPMENT_APP: Final = "taskmill.handlers:app"
 
+OURS: Final = "TASKMILL_"
 # Not of this model: for the handlers, for `--reload`, for the tests.
 OTHER_NAMES: Final = frozenset({"TASKMILL_HANDLER_OPTIONS", "TASKMILL_TEST_NO_SKIPS"})
 
@@ -176,14 +179,18 @@ class Settings(BaseSettings):
 
     def warnings(self, env_file: str | os.PathLike[str] | None = ENV_FILE) -> list[str]:
         """What looks like a mistake and stops nothing: names that no setting has, a weak secret."""
-        known = {name for names in setting_names().values() for name in names}
+        known = {name.removeprefix(OURS): name for names in setting_names().values() for name in names}
         in_file = set(_env_file_names(env_file))
         found = []
-        for name in sorted({*os.environ, *in_file} - known - OTHER_NAMES):
-            ours = name.upper().startswith("TASKMILL_")
-            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.7 if ours else 0.8)
+        for name in sorted({*os.environ, *in_file} - set(known.values()) - OTHER_NAMES):
+            ours = name.upper().startswith(OURS)
+            near = difflib.get_close_matches(
+                name.upper().removeprefix(OURS), known, n=1, cutoff=0.7 if ours else 0.8
+            )
             if ours or (near and name in in_file):
-                found.append(f"{name} is not a setting" + (f": did you mean {near[0]}?" if near else ""))
+                found.append(
+                    f"{name} is not a setting" + (f": did you mean {known[near[0]]}?" if near else "")
+                )
         if self.jwt_secret is not None and len(self.jwt_secret.encode()) < SECRET_MINIMUM:
             found.append(f"JWT_SECRET is short: production needs {SECRET_MINIMUM} bytes")
         return found
@@ -275,6 +282,30 @@ class Settings(BaseSettings):
 
         policy = Policy(max_retries=self.max_retries, backoff=Backoff(self.backoff_base, self.backoff_cap))
         return TaskOptions(lease=self.lease, policy=policy, worker_ttl=self.worker_ttl)
+
+    def upkeep_options(self) -> UpkeepOptions:
+        from taskmill.upkeep.options import UpkeepOptions
+
+        return UpkeepOptions(
+            rescue=min(3.0, self.lease / 3),
+            retain_completed_days=self.keep_completed_days,
+            retain_failed_days=self.keep_failed_days or None,
+        )
+
+    def worker_options(self) -> WorkerOptions:
+        """ConfigError in production without an app."""
+        from taskmill.worker.options import WorkerOptions
+
+        return WorkerOptions(
+            app=self.app_name,
+            concurrency=self.concurrency,
+            processes=self.processes,
+            queues=self.queues,
+            lease=self.lease,
+            drain=self.drain,
+            timeout=self.run_timeout,
+            name=self.worker_name,
+        )
 
     def api_options(self) -> ApiOptions:
         from taskmill.api.options import ApiOptions

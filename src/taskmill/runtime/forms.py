@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
 HOST: Final = r"[A-Za-z0-9._:\[\]%-]{1,253}"
 ENV_FILE_LIMIT: Final = 1024 * 1024
+_DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -50,7 +51,7 @@ def parse_origins(value: Any) -> tuple[str, ...]:
 
 def parse_app(value: Any) -> str:
     """`module:attribute`."""
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", str(value)):
+    if not re.fullmatch(rf"{_DOTTED}:{_DOTTED}", str(value)):
         raise ValueError("no module:attribute")
     return str(value)
 

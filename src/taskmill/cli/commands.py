@@ -1,0 +1,301 @@
+"""The commands and their options. What each runs is imported when it runs: `taskmill --help` needs none of it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from cyclopts import App, Parameter
+
+from taskmill import __version__
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from taskmill.settings import Settings
+
+INTERRUPTED: Final = 130
+Running = Coroutine[Any, Any, int]
+
+
+class Terminal(Console):
+    """For help. When its reader goes away, the caller decides how that ends."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+app = App(
+    name="taskmill",
+    console=Terminal(),
+    help="A self-hosted, durable, distributed task queue. Settings come from the environment and a .env file; an "
+    "option wins over the setting of the same meaning.",
+    version=__version__,
+    help_format="plaintext",
+)
+users = App(name="users", help="Users: the first ADMIN of a production installation is made here.")
+app.command(users)
+
+# Options are taken as text, and checked with the setting that they stand for: one rule, one message.
+Text = Annotated[str | None, Parameter(negative="")]
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+@app.command
+def up(
+    *,
+    app: Text = None,
+    reload: Flag = False,
+    host: Text = None,
+    port: Text = None,
+    concurrency: Text = None,
+    processes: Text = None,
+    queues: Text = None,
+) -> int | Running:
+    """All of Taskmill in one process: API, scheduler and worker; with nothing configured, embedded.
+
+    Parameters
+    ----------
+    app
+        module:attribute of the handlers (TASKMILL_APP).
+    reload
+        Restart when a source file changes; for development.
+    host
+        Address of the API (TASKMILL_HOST).
+    port
+        Port of the API (PORT).
+    concurrency
+        Tasks at a time (QUEUE_CONCURRENCY).
+    processes
+        Runner processes (TASKMILL_PROCESSES).
+    queues
+        Queues to take tasks from, separated by commas (TASKMILL_QUEUES).
+    """
+    flags = {"app": app, "host": host, "port": port}
+    settings = _service(**flags, concurrency=concurrency, processes=processes, queues=queues)
+    if reload:
+        return _watch(settings)
+    from taskmill import compose
+
+    return _until_stopped(compose.up(settings))
+
+
+@app.command
+def api(*, host: Text = None, port: Text = None) -> Running:
+    """The GraphQL API alone. Any number of them may run.
+
+    Parameters
+    ----------
+    host
+        Address to listen at (TASKMILL_HOST).
+    port
+        Port to listen at (PORT).
+    """
+    settings = _service(host=host, port=port)
+    from taskmill import compose
+
+    return _until_stopped(compose.api(settings))
+
+
+@app.command
+def worker(
+    *,
+    app: Text = None,
+    reload: Flag = False,
+    concurrency: Text = None,
+    processes: Text = None,
+    queues: Text = None,
+    name: Text = None,
+    metrics_port: Text = None,
+) -> int | Running:
+    """A worker: claims tasks and runs handlers. Any number of them may run.
+
+    Parameters
+    ----------
+    app
+        module:attribute of the handlers (TASKMILL_APP).
+    reload
+        Restart when a source file changes; for development.
+    concurrency
+        Tasks at a time (QUEUE_CONCURRENCY).
+    processes
+        Runner processes (TASKMILL_PROCESSES).
+    queues
+        Queues to take tasks from, separated by commas (TASKMILL_QUEUES).
+    name
+        Its name, shown with its runs (TASKMILL_WORKER_NAME).
+    metrics_port
+        Port of /metrics, /live and /ready (TASKMILL_METRICS_PORT).
+    """
+    flags = {"app": app, "concurrency": concurrency, "processes": processes, "queues": queues}
+    settings = _service(**flags, worker_name=name, metrics_port=metrics_port)
+    if reload:
+        return _watch(settings)
+    from taskmill import compose
+
+    return _until_stopped(compose.worker(settings))
+
+
+@app.command
+def scheduler(*, metrics_port: Text = None) -> Running:
+    """The scheduler: due tasks, rescue, upkeep. Any number of them may run; one at a time works.
+
+    Parameters
+    ----------
+    metrics_port
+        Port of /metrics, /live and /ready (TASKMILL_METRICS_PORT).
+    """
+    settings = _service(metrics_port=metrics_port)
+    from taskmill import compose
+
+    return _until_stopped(compose.scheduler(settings))
+
+
+@app.command
+async def migrate() -> int:
+    """Brings the schema of the database up to date. Safe to run twice, and by two at once."""
+    settings = _tool()
+    from taskmill import compose
+
+    await compose.migrate(settings)
+    return 0
+
+
+@app.command(name="load-test")
+async def load_test(
+    *,
+    tasks: Text = None,
+    concurrency: Text = None,
+    url: Text = None,
+    type: Text = None,
+    payload: Text = None,
+    timeout: Text = None,
+    allow_remote: Flag = False,
+) -> int:
+    """Creates tasks over HTTP as a new user, waits for them, and tells how fast that was. Fails when a task did.
+
+    Parameters
+    ----------
+    tasks
+        How many; 1000 when not given.
+    concurrency
+        Requests at a time; 10 when not given.
+    url
+        The API; http://localhost:PORT when not given.
+    type
+        Type of the tasks; none when not given: the default handler takes them.
+    payload
+        Payload of each task, as JSON.
+    timeout
+        Seconds to wait for the end after the last task is created; 300 when not given.
+    allow_remote
+        Needed for an API on another machine: it gets a new user and all these tasks.
+    """
+    from taskmill.cli.loadtest import Plan, run
+
+    settings = _tool()
+    plan = Plan.parse(
+        tasks=tasks,
+        concurrency=concurrency,
+        url=url or f"http://localhost:{settings.port}",
+        type=type,
+        payload=payload,
+        timeout=timeout,
+        allow_remote=allow_remote,
+    )
+    return await run(plan)
+
+
+@users.command
+async def create(
+    email: str,
+    /,
+    *,
+    name: str = "",
+    role: str = "USER",
+    password_stdin: Flag = False,
+) -> int:
+    """Makes a user. The password is asked for without showing it.
+
+    Parameters
+    ----------
+    email
+        E-mail address to log in with.
+    name
+        Name to show; what is before the @ when not given.
+    role
+        ADMIN, USER or WORKER.
+    password_stdin
+        Read the password from standard input, up to the first line break.
+    """
+    from taskmill.cli import people
+
+    return await people.create(_tool(), email, name, role, password_stdin=password_stdin)
+
+
+@users.command
+async def set_role(email: str, role: str, /) -> int:
+    """Gives a user another role. Tokens issued before hold the old one no longer.
+
+    Parameters
+    ----------
+    email
+        Who.
+    role
+        ADMIN, USER or WORKER.
+    """
+    from taskmill.cli import people
+
+    return await people.set_role(_tool(), email, role)
+
+
+@users.command(name="list")
+async def list_() -> int:
+    """All users, one a line."""
+    from taskmill.cli import people
+
+    return await people.show(_tool())
+
+
+# -- what they share -------------------------------------------------------------------------------------
+
+
+def _service(**flags: str | None) -> Settings:
+    """Settings and logs of a command that runs until it is stopped."""
+    from taskmill.runtime import logs
+    from taskmill.settings import Settings
+
+    settings = Settings.load(**flags)
+    colors = False if settings.no_color else None
+    logs.configure(settings.log_format, settings.log_level.upper(), colors=colors)
+    for warning in settings.warnings():
+        logs.get_logger(__name__).warning(warning)
+    return settings
+
+
+def _tool() -> Settings:
+    """As `_service`, for a command whose output is its result: logs go to standard error, from WARNING on."""
+    from taskmill.runtime import logs
+    from taskmill.settings import Settings
+
+    settings = Settings.load()
+    logs.configure(settings.log_format, "WARNING", stream=sys.stderr)
+    return settings
+
+
+def _watch(settings: Settings) -> int:
+    """The parent of `--reload`: its child gets the same arguments without it."""
+    from taskmill.cli.reload import Reloader, watched_folders
+    from taskmill.errors import ConfigError
+
+    if settings.production:
+        raise ConfigError("--reload: expected in development only")
+    arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
+    command = [sys.executable, "-m", "taskmill", *arguments]
+    return Reloader(command, watched_folders(settings.app_name)).run()
+
+
+async def _until_stopped(service: Awaitable[int | None]) -> int:
+    """The exit status of a service: `compose` returns the number of the signal that ended it."""
+    return INTERRUPTED if await service == signal.SIGINT else 0
