@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from taskmill.errors import Fail, Retry, TaskmillError, Unavailable
     from taskmill.model.state import Priority
 
+__version__ = "0.1.0"
+
 __all__ = ["Context", "Fail", "Priority", "Retry", "Taskmill", "TaskmillError", "Unavailable"]
 
 _HOMES = {

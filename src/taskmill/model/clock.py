@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 (naive UTC is the inside form)
+EPOCH = datetime(1970, 1, 1)
 
 
 def micros(at: datetime) -> int:

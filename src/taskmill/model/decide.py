@@ -141,14 +141,20 @@ def _died(run: RunState, outcome: Outcome, policy: Policy, rng: Random) -> Decis
 
 
 def _failed(run: RunState, outcome: Outcome, policy: Policy, rng: Random) -> Decision:
-    counters = {"attempts": run.attempts, "crashes": run.crashes, "releases": run.releases}
-    error, error_type = _text(outcome), outcome.error_type or outcome.ended.value
-    if outcome.retry and retries_left(run, policy):
+    again = outcome.retry and retries_left(run, policy)
+    delay = 0.0
+    if again:
         delay = outcome.after if outcome.after is not None else policy.backoff.delay(run.attempts, rng)
-        return Decision(
-            Status.PENDING, delay=delay, error=error, ran=_failure(outcome), error_type=error_type, **counters
-        )
-    return Decision(Status.FAILED, error=error, ran=_failure(outcome), error_type=error_type, **counters)
+    return Decision(
+        Status.PENDING if again else Status.FAILED,
+        delay=delay,
+        attempts=run.attempts,
+        crashes=run.crashes,
+        releases=run.releases,
+        error=_text(outcome),
+        ran=_failure(outcome),
+        error_type=outcome.error_type or outcome.ended.value,
+    )
 
 
 def _failure(outcome: Outcome) -> Ended:

@@ -31,10 +31,12 @@ from taskmill.sql.engine import (
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
+_MODE: Final = (
+    "STRICT_TRANS_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
+)
 SESSION: Final = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,"
-    "NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', innodb_lock_wait_timeout = 5, lock_wait_timeout = 5",
+    f"SET SESSION sql_mode = '{_MODE}', time_zone = '+00:00', innodb_lock_wait_timeout = 5, lock_wait_timeout = 5",
 )
 MIGRATION_LOCK: Final = "taskmill.migrate"
 OLDEST: Final = {"mysql": (8, 0, 4), "mariadb": (10, 6, 0)}
@@ -228,6 +230,6 @@ async def _discard(connection: AsyncConnection) -> None:
 
 def _reason(error: BaseException) -> str:
     original = getattr(error, "orig", None) or error
-    args = getattr(original, "args", ())
+    args: tuple[object, ...] = getattr(original, "args", ())
     text = str(args[1]) if len(args) > 1 else str(original) or "no answer"
     return text.splitlines()[0][:200]

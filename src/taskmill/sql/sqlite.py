@@ -173,7 +173,7 @@ class _FolderLock:
 def _later(at: str | None, seconds: float | None) -> str | None:
     if at is None or seconds is None:
         return None
-    return (datetime.strptime(at, _FORMAT) + timedelta(seconds=seconds)).strftime(_FORMAT)
+    return (datetime.fromisoformat(at) + timedelta(seconds=seconds)).strftime(_FORMAT)
 
 
 def _unhex(text: Any) -> bytes | None:

@@ -69,4 +69,4 @@ def to_row(row: sa.Row[Any]) -> TaskRow:
     return TaskRow(*values)
 
 
-assert COLUMNS[6] == "status" and COLUMNS[7] == "priority" and COLUMNS[13] == "suspect"
+assert (COLUMNS[6], COLUMNS[7], COLUMNS[13]) == ("status", "priority", "suspect")

@@ -39,6 +39,7 @@ class Settlement:
     outcome: Outcome
     decision: Decision
     op: bytes
+    worker: str
 
     @property
     def key(self) -> tuple[bytes, int]:
@@ -95,6 +96,7 @@ _RUN: Final = Shape(
     fence="int",
     attempt="int",
     op="hex",
+    worker="text",
     outcome="text",
     error_type="text",
     message="text",
@@ -120,7 +122,7 @@ def _insert_runs() -> sa.Insert:
         r.c.fence,
         r.c.attempt,
         unhex(r.c.op),
-        sa.bindparam("worker"),
+        r.c.worker,
         _T.started_at,
         db_now(),
         r.c.outcome,
@@ -161,17 +163,17 @@ class Short(Exception):
     """Inside settle only: fewer rows matched than were named."""
 
 
-def settle(connection: Connection, batch: Sequence[Settlement], worker: str) -> None:
+def settle(connection: Connection, batch: Sequence[Settlement]) -> None:
     """The blind way: all of the batch, or Short and nothing."""
     if len({s.claimed.id for s in batch}) < len(batch):
         raise Short  # two fences of one task: at most one of them matches
     matched = connection.execute(_BLIND, {"rows": doc(_values(s) for s in batch)}).rowcount
     if matched != len(batch):
         raise Short
-    _record(connection, batch, worker)
+    _record(connection, batch, Verb.SETTLE)
 
 
-def settle_looking(connection: Connection, batch: Sequence[Settlement], worker: str) -> list[bool]:
+def settle_looking(connection: Connection, batch: Sequence[Settlement]) -> list[bool]:
     """The careful way: lock the rows, look at each, write what is still ours. Also the resend after a lost COMMIT.
 
     An answer for each: True when the outcome stands (written now, or by the first send), False when it is stale.
@@ -188,12 +190,18 @@ def settle_looking(connection: Connection, batch: Sequence[Settlement], worker: 
             answers.append(True)
         else:
             answers.append(row is not None and _stands(s, row, ran))
-    if ours:
-        matched = connection.execute(_LOCKED, {"rows": doc(_values(s) for s in ours)}).rowcount
-        if matched != len(ours):
-            raise AssertionError(f"settle: {matched} of {len(ours)} locked rows matched")
-        _record(connection, ours, worker)
+    write_locked(connection, ours, Verb.SETTLE)
     return answers
+
+
+def write_locked(connection: Connection, batch: Sequence[Settlement], verb: Verb) -> None:
+    """Write decisions for rows that this transaction has locked and looked at."""
+    if not batch:
+        return
+    matched = connection.execute(_LOCKED, {"rows": doc(_values(s) for s in batch)}).rowcount
+    if matched != len(batch):
+        raise AssertionError(f"{verb}: {matched} of {len(batch)} locked rows matched")
+    _record(connection, batch, verb)
 
 
 def _stands(s: Settlement, row: Any, ran: Mapping[tuple[bytes, int], bytes]) -> bool:
@@ -204,19 +212,19 @@ def _stands(s: Settlement, row: Any, ran: Mapping[tuple[bytes, int], bytes]) -> 
 
 def _cancelled(s: Settlement, row: Any) -> Settlement:
     state = RunState(row.attempts, row.max_retries, row.crashes, bool(row.suspect), row.releases)
-    return Settlement(s.claimed, s.outcome, cancelled(state, s.outcome), s.op)
+    return Settlement(s.claimed, s.outcome, cancelled(state, s.outcome), s.op, s.worker)
 
 
-def _record(connection: Connection, batch: Sequence[Settlement], worker: str) -> None:
+def _record(connection: Connection, batch: Sequence[Settlement], verb: Verb) -> None:
     """`runs` for what did not complete, and the journal."""
     failed = [s for s in batch if s.decision.status is not Status.COMPLETED]
     if failed:
-        connection.execute(_INSERT_RUNS, {"rows": doc(_run(s) for s in failed), "worker": worker})
+        connection.execute(_INSERT_RUNS, {"rows": doc(_run(s) for s in failed)})
         for s in failed:
             if s.claimed.fence > RUNS_KEPT:
                 until = s.claimed.fence - RUNS_KEPT
                 connection.execute(_FORGET_RUNS, {"task": s.claimed.id, "until": until})
-    append(connection, Verb.SETTLE, [_change(s) for s in batch])
+    append(connection, verb, [_change(s) for s in batch])
 
 
 def _values(s: Settlement) -> list[Any]:
@@ -244,6 +252,7 @@ def _run(s: Settlement) -> list[Any]:
         s.claimed.fence,
         s.claimed.attempts,
         s.op,
+        storable(s.worker, 100),
         s.decision.ran.value,
         storable(s.decision.error_type, 100),
         storable(o.message, ERROR_LIMIT),
@@ -275,14 +284,14 @@ async def settle_batch(
     the same call may not be sent again with new decisions, its leases run out.
     """
     known = await _known(mill, batch)
-    settlements = [prepare(c, o, known, mill.options.policy, mill.rng) for c, o in batch]
+    settlements = [prepare(c, o, known, worker, mill.options.policy, mill.rng) for c, o in batch]
 
     def blind(connection: Connection) -> list[bool]:
-        settle(connection, settlements, worker)
+        settle(connection, settlements)
         return [True] * len(settlements)
 
     def looking(connection: Connection) -> list[bool]:
-        return settle_looking(connection, settlements, worker)
+        return settle_looking(connection, settlements)
 
     with mill.probes.verb_seconds.labels(verb=Verb.SETTLE.value).time():
         try:
@@ -294,7 +303,7 @@ async def settle_batch(
 
 
 def prepare(
-    claimed: Claimed, outcome: Outcome, known: frozenset[str], policy: Policy, rng: Random
+    claimed: Claimed, outcome: Outcome, known: frozenset[str], worker: str, policy: Policy, rng: Random
 ) -> Settlement:
     """Decide once: a resend writes the same."""
     state = RunState(
@@ -302,7 +311,7 @@ def prepare(
     )
     elsewhere = claimed.type in known if claimed.type is not None else "" in known
     decision = decide(state, outcome, known_elsewhere=elsewhere, policy=policy, rng=rng)
-    return Settlement(claimed, outcome, decision, new_op())
+    return Settlement(claimed, outcome, decision, new_op(), worker)
 
 
 async def _known(mill: Mill, batch: Sequence[tuple[Claimed, Outcome]]) -> frozenset[str]:

@@ -62,3 +62,15 @@ def types_of_live_workers(connection: Connection, ttl: float) -> frozenset[str]:
 def forget_dead(connection: Connection, ttl: float) -> int:
     """Delete the rows of workers not seen for `ttl` seconds; leases live on the task's own row, so nothing hangs on it."""
     return connection.execute(sa.delete(workers).where(_W.last_seen < from_now(-ttl))).rowcount
+
+
+def queues_of_workers(connection: Connection, ttl: float) -> frozenset[str]:
+    """Every queue that a worker seen in the last `ttl` seconds serves."""
+    rows = connection.execute(sa.select(_W.queues).where(_W.last_seen > from_now(-ttl)).limit(10_000))
+    return frozenset(q for row in rows for q in json.loads(row.queues))
+
+
+def count_live(connection: Connection, ttl: float) -> int:
+    """Workers seen in the last `ttl` seconds."""
+    query = sa.select(sa.func.count()).select_from(workers).where(_W.last_seen > from_now(-ttl))
+    return int(connection.execute(query).scalar_one())

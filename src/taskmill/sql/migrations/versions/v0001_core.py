@@ -31,7 +31,7 @@ def id_type() -> sa.types.TypeEngine[bytes]:
     return sa.LargeBinary().with_variant(mysql.BINARY(16), "mysql", "mariadb")
 
 
-def time_type() -> sa.types.TypeEngine[sa.DateTime]:
+def time_type() -> sa.types.TypeEngine[Any]:
     return sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
 

@@ -1,0 +1,313 @@
+"""READ FIRST. Settings → the parts of a process, and the order in which they start and stop.
+
+    up         record + index + API + scheduler + worker, one process, one command
+    api        record + index + API
+    worker     record + index + worker (its handlers run in runner children)
+    scheduler  record + index + scheduler
+
+Start: lock the record, bind the ports, then start anything. Stop: in reverse, each part when the one after it has
+ended; so a worker drains while everything that it needs still runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+from typing import TYPE_CHECKING
+
+import structlog
+
+from taskmill import __version__
+from taskmill.index.connect import connect
+from taskmill.index.embedded import EmbeddedValkey, find_binary
+from taskmill.index.index import Index
+from taskmill.index.wake import Bell, LocalBell, RedisBell
+from taskmill.model.backoff import loop_delay
+from taskmill.runtime.probes import Probes, ProbeServer
+from taskmill.runtime.service import Service, run_services
+from taskmill.sql import migrate as schema
+from taskmill.sql.engine import Database, open_database
+from taskmill.tasks.mill import Mill
+from taskmill.tasks.submit import Submitter
+
+if TYPE_CHECKING:
+    from taskmill.api.server import ApiServer
+    from taskmill.api.users import Accounts
+    from taskmill.settings import Settings
+    from taskmill.worker.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+
+async def up(settings: Settings) -> int:
+    """Everything in one process, until a signal. The number of that signal."""
+    async with AsyncExitStack() as stack:
+        db = await _record(settings, stack, migrate=True)
+        listener = _bind(settings, stack)
+        parts = Parts(settings, stack, db)
+        valkey = await parts.open()
+        server = await parts.api(listener)
+        worker = await parts.worker()
+        services = [*([valkey] if valkey else []), *parts.api_services(server), parts.scheduler(), worker]
+        greeting = asyncio.create_task(_greet(settings, parts, server, worker, valkey))
+        stack.callback(greeting.cancel)
+        return await run_services(services)
+
+
+async def api(settings: Settings) -> int:
+    """The API alone, until a signal."""
+    async with AsyncExitStack() as stack:
+        db = await _record(settings, stack, migrate=False)
+        listener = _bind(settings, stack)
+        parts = Parts(settings, stack, db)
+        valkey = await parts.open()
+        server = await parts.api(listener)
+        log.info(
+            "api",
+            url=f"http://{settings.api_host}:{server.port}/graphql",
+            database=db.kind,
+            index=parts.where,
+        )
+        return await run_services([*([valkey] if valkey else []), *parts.api_services(server)])
+
+
+async def worker(settings: Settings) -> int:
+    """A worker alone, until a signal."""
+    async with AsyncExitStack() as stack:
+        db = await _record(settings, stack, migrate=False)
+        parts = Parts(settings, stack, db)
+        valkey = await parts.open()
+        supervisor = await parts.worker()
+        probes = await parts.probe_server(
+            lambda: None if supervisor.ready.is_set() else "the app is being loaded"
+        )
+        log.info(
+            "worker", queues=settings.queues, slots=settings.concurrency, database=db.kind, index=parts.where
+        )
+        return await run_services([*([valkey] if valkey else []), *probes, supervisor])
+
+
+async def scheduler(settings: Settings) -> int:
+    """A scheduler alone, until a signal."""
+    async with AsyncExitStack() as stack:
+        db = await _record(settings, stack, migrate=False)
+        parts = Parts(settings, stack, db)
+        valkey = await parts.open()
+        probes = await parts.probe_server(lambda: None)
+        log.info("scheduler", database=db.kind, index=parts.where)
+        return await run_services([*([valkey] if valkey else []), *probes, parts.scheduler()])
+
+
+async def migrate(settings: Settings) -> bool:
+    """Bring the schema up to date; whether there was something to do."""
+    async with AsyncExitStack() as stack:
+        if settings.embedded:
+            settings.data_folder()
+        db = await open_database(settings.sql_options())
+        stack.push_async_callback(db.close)
+        return await schema.migrate(db)
+
+
+@asynccontextmanager
+async def users(settings: Settings) -> AsyncIterator[Accounts]:
+    """The accounts, for the command line. Migrates an embedded record, as `up` does."""
+    from taskmill.api.users import Accounts
+
+    async with AsyncExitStack() as stack:
+        db = await _record(settings, stack, migrate=settings.embedded)
+        accounts = Accounts(db, rounds=settings.bcrypt_rounds)
+        stack.callback(accounts.close)
+        yield accounts
+
+
+class Parts:
+    """What the processes are made of, built once each, closed in reverse by the stack."""
+
+    def __init__(self, settings: Settings, stack: AsyncExitStack, db: Database) -> None:
+        self.settings = settings
+        self.probes = Probes()
+        self.rng = Random()
+        self._stack = stack
+        self._db = db
+        self._accounts: Accounts | None = None
+        self._feed: Service | None = None
+        self.where = "none: tasks are dispatched from SQL alone"
+
+    async def open(self) -> EmbeddedIndex | None:
+        """The index, the mill, the submitter. The embedded Valkey as a service, when there is one."""
+        valkey = None
+        url = self.settings.redis_url
+        if url is None and self.settings.embedded_index:
+            valkey = await self._start_valkey()
+            url = valkey.url if valkey else None
+        index: Index | None = None
+        bell: Bell = LocalBell()
+        if url is not None:
+            options = self.settings.index_options(url)
+            index = Index(options, connect(options))
+            self._stack.push_async_callback(index.aclose)
+            bell = RedisBell(options)
+            self.where = "embedded Valkey" if valkey else _without_password(url)
+        self._stack.push_async_callback(bell.aclose)
+        self.mill = Mill(self._db, index, bell, self.settings.task_options(), self.probes, self.rng)
+        self._stack.push_async_callback(self.mill.flush)
+        self.submitter = Submitter(self.mill)
+        self._stack.push_async_callback(self.submitter.drain)
+        return valkey
+
+    async def _start_valkey(self) -> EmbeddedIndex | None:
+        binary = await asyncio.to_thread(find_binary)
+        if binary is None:
+            log.info("no Valkey or Redis program here: tasks are dispatched from SQL alone")
+            return None
+        valkey = EmbeddedIndex(EmbeddedValkey(binary), self.settings, self.rng)
+        await valkey.start()
+        self._stack.push_async_callback(valkey.close)
+        return valkey
+
+    async def api(self, listener: object) -> ApiServer:
+        from taskmill.api.app import create_app
+        from taskmill.api.feed import Feed
+        from taskmill.api.server import ApiServer
+        from taskmill.api.users import Accounts
+
+        auth = self.settings.auth_options()
+        options = self.settings.api_options()
+        self._accounts = Accounts(self._db, rounds=auth.bcrypt_rounds, first_admin=auth.first_admin)
+        self._stack.callback(self._accounts.close)
+        feed = Feed(self._db, self.mill.bell, self.probes, buffer=options.feed_buffer)
+        self._feed = feed
+        app = create_app(self.mill, self.submitter, feed, self._accounts, options, auth)
+        return ApiServer(app, listener)  # type: ignore[arg-type]
+
+    def api_services(self, server: ApiServer) -> list[Service]:
+        if self._feed is None:
+            raise AssertionError("api first")
+        return [self._feed, server]
+
+    async def worker(self) -> Supervisor:
+        from taskmill.tasks.source import LocalSource, SourceOptions
+        from taskmill.worker.supervisor import Supervisor
+
+        options = self.settings.worker_options()
+        source = LocalSource(
+            self.mill,
+            self.submitter,
+            SourceOptions(
+                queues=options.queues, slots=options.concurrency, name=options.name, version=__version__
+            ),
+        )
+        return Supervisor(source, options, rng=self.rng)
+
+    def scheduler(self) -> Service:
+        from taskmill.upkeep.scheduler import Scheduler
+
+        return Scheduler(self.mill, self.settings.upkeep_options())
+
+    async def probe_server(self, ready: Callable[[], str | None]) -> list[ProbeServer]:
+        """The small server of /metrics, /live and /ready; none when its port is 0."""
+        if self.settings.metrics_port == 0:
+            return []
+        server = ProbeServer(self.probes, self.settings.metrics_host, self.settings.metrics_port, ready)
+        await server.bind()
+        return [server]
+
+
+class EmbeddedIndex:
+    """The embedded Valkey as a service: started again when it dies. What it held is refilled from SQL."""
+
+    name = "valkey"
+
+    def __init__(self, valkey: EmbeddedValkey, settings: Settings, rng: Random) -> None:
+        self._valkey = valkey
+        self._settings = settings
+        self._rng = rng
+        self._stop = asyncio.Event()
+        self.url = ""
+
+    async def start(self) -> None:
+        self.url = await self._valkey.start(self._settings.data_folder())
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        deaths = 0
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            while not self._stop.is_set():
+                died = asyncio.create_task(self._valkey.died())
+                await asyncio.wait((stopped, died), return_when=asyncio.FIRST_COMPLETED)
+                if self._stop.is_set():
+                    died.cancel()
+                    return
+                deaths += 1
+                log.warning(
+                    "the embedded Valkey ended, and is started again", status=died.result(), deaths=deaths
+                )
+                await asyncio.wait((stopped,), timeout=loop_delay(deaths, self._rng))
+                if not self._stop.is_set():
+                    await self.start()
+        finally:
+            stopped.cancel()
+
+    async def close(self) -> None:
+        await self._valkey.stop()
+
+
+async def _record(settings: Settings, stack: AsyncExitStack, *, migrate: bool) -> Database:
+    """Open (for SQLite: lock) the record, and see that its schema is ours."""
+    if settings.embedded:
+        settings.data_folder()
+    db = await open_database(settings.sql_options())
+    stack.push_async_callback(db.close)
+    if migrate:
+        await schema.migrate(db)
+    await schema.require(db)
+    return db
+
+
+def _bind(settings: Settings, stack: AsyncExitStack) -> object:
+    from taskmill.api.server import bind
+
+    listener = bind(settings.api_host, settings.port)
+    stack.callback(listener.close)
+    return listener
+
+
+async def _greet(
+    settings: Settings, parts: Parts, server: ApiServer, worker: Supervisor, valkey: EmbeddedIndex | None
+) -> None:
+    """What runs, where, and what to do next."""
+    await server.started()
+    await worker.ready.wait()
+    url = f"http://localhost:{server.port}"
+    types = ", ".join(worker.registry.types) or "none"
+    log.info("taskmill is up", url=f"{url}/graphql", database=parts.mill.db.kind, index=parts.where)
+    if not sys.stdout.isatty() and settings.log_format != "console":
+        return
+    sys.stdout.write(
+        f"""
+  Taskmill {__version__} is up ({settings.environment})
+
+    GraphQL   {url}/graphql
+    Health    {url}/health
+    Metrics   {url}/metrics
+    Record    {parts.mill.db.kind} {parts.mill.db.version} ({settings.data if settings.embedded else "server"})
+    Index     {parts.where}
+    Worker    {settings.concurrency} tasks at a time, queues: {", ".join(settings.queues)}
+    Handlers  {settings.app_name} (types: {types})
+
+  Next: open {url}/graphql, register, create a task. Ctrl-C stops; nothing accepted is lost.
+"""
+    )
+    sys.stdout.flush()
+
+
+def _without_password(url: str) -> str:
+    """Where the index is, for logs."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -1,0 +1,108 @@
+"""fold: journal rows become counts, and old folded rows go.
+
+In one transaction the changes of unfolded rows are added to `counts` and the rows are marked: whoever reads counts plus
+unfolded rows in one snapshot has the exact numbers, whatever the order of commits. Nobody waits for a hot counter row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from taskmill.sql.dialect import Shape, db_now, doc, from_now, insert_or_add, unhex
+from taskmill.sql.schema import counts, journal
+from taskmill.tasks.journal import decode, tally
+from taskmill.tasks.mill import Mill
+
+_J: Final = journal.c
+_TAKE: Final = (
+    sa.select(_J.seq, _J.changes)
+    .where(_J.folded == 0)
+    .order_by(_J.seq)
+    .limit(sa.bindparam("n"))
+    .with_for_update(skip_locked=True)
+)
+_SEQS: Final[sa.BindParameter[Any]] = sa.bindparam("seqs", expanding=True)
+_MARK: Final = sa.update(journal).where(_J.seq.in_(_SEQS)).values(folded=1)
+_DELTA: Final = Shape("d", user="hex", queue="text", priority="int", status="int", delta="int")
+_D: Final = _DELTA.of()
+_ADD: Final = insert_or_add(
+    counts,
+    ["user_id", "queue", "priority", "status", "n"],
+    sa.select(unhex(_D.c.user), _D.c.queue, _D.c.priority, _D.c.status, _D.c.delta),
+    "n",
+    _D.c.delta,
+)
+
+
+def fold(connection: Connection, n: int, kind: str) -> int:
+    """Fold up to n journal rows; how many there were. Rows that another fold holds are passed over."""
+    rows = list(connection.execute(_TAKE, {"n": n}))
+    if not rows:
+        return 0
+    sums = tally(change for row in rows for change in decode(row.changes))
+    # Sorted, so that two folds lock the counts in the same order.
+    deltas = [(*key, delta) for key, delta in sorted(sums.items())]
+    if deltas:
+        connection.execute(_ADD[kind], {"rows": doc(deltas)})
+    connection.execute(_MARK, {"seqs": [row.seq for row in rows]})
+    return len(rows)
+
+
+async def fold_journal(mill: Mill, n: int) -> int:
+    """Fold one batch. After a lost COMMIT reply the next batch is simply the next: the mark is in the same commit."""
+
+    def work(connection: Connection) -> int:
+        return fold(connection, n, mill.db.kind)
+
+    return await mill.db.write(work, resend=work)
+
+
+_OLD: Final = (
+    sa.select(_J.seq)
+    .where(
+        _J.seq > sa.bindparam("low"),
+        _J.folded + 0 == 1,
+        _J.at < from_now(sa.bindparam("age", type_=sa.Double())),
+    )
+    .order_by(_J.seq)
+    .limit(sa.bindparam("n"))
+)
+_OVER: Final = (
+    sa.select(_J.seq)
+    .where(_J.seq > sa.bindparam("low"), _J.seq <= sa.bindparam("until"), _J.folded + 0 == 1)
+    .order_by(_J.seq)
+    .limit(sa.bindparam("n"))
+)
+_DROP: Final = sa.delete(journal).where(_J.seq.in_(_SEQS), _J.folded + 0 == 1)
+_LAG: Final = sa.select(sa.func.count(), sa.func.min(_J.at), db_now()).where(_J.folded == 0)
+
+
+def oldest(connection: Connection, low: int, age: float, rows: int, n: int) -> list[int]:
+    """Folded rows that may go: older than `age` seconds, or more than `rows` behind the newest. `low` is where the last
+    call ended: delete marks under an open snapshot make an empty scan slow."""
+    by_age = connection.execute(_OLD, {"low": low, "age": -age, "n": n}).scalars().all()
+    if by_age:
+        return list(by_age)
+    newest = connection.execute(sa.select(sa.func.max(_J.seq))).scalar()
+    if newest is None or newest - rows <= low:
+        return []
+    return list(connection.execute(_OVER, {"low": low, "until": newest - rows, "n": n}).scalars())
+
+
+async def trim_journal(mill: Mill, low: int, *, age: float, rows: int, n: int) -> int | None:
+    """Delete one batch of old folded rows; the new `low`, None when there was nothing to delete."""
+    seqs: Sequence[int] = await mill.db.read(lambda c: oldest(c, low, age, rows, n))
+    if not seqs:
+        return None
+    await mill.db.write(lambda c: c.execute(_DROP, {"seqs": seqs}), resend=lambda c: None)
+    return seqs[-1]
+
+
+async def journal_lag(mill: Mill) -> tuple[int, float]:
+    """Unfolded rows, and the age of the oldest in seconds."""
+    count, first, now = await mill.db.read(lambda c: c.execute(_LAG).one())
+    return int(count), (now - first).total_seconds() if first is not None else 0.0

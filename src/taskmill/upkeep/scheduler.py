@@ -1,0 +1,189 @@
+"""The scheduler: the jobs of this package, each in a loop of its own, while this process leads.
+
+Any number of schedulers may run; one leads, the others wait. With two that both believe to lead nothing goes wrong:
+each job locks what it changes and looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import structlog
+
+from taskmill.errors import Unavailable
+from taskmill.index.wake import Subscription
+from taskmill.model.clock import boottime
+from taskmill.model.ids import new_id
+from taskmill.model.state import Status
+from taskmill.runtime.loop import loop
+from taskmill.tasks import workers
+from taskmill.tasks.mill import Mill
+from taskmill.upkeep.fold import fold_journal, trim_journal
+from taskmill.upkeep.leader import Leadership
+from taskmill.upkeep.measure import measure, report
+from taskmill.upkeep.options import UpkeepOptions
+from taskmill.upkeep.promote import promote_due
+from taskmill.upkeep.rescue import rescue_lost
+from taskmill.upkeep.retain import retain_batch
+from taskmill.upkeep.verify import Verifier, drop_dead
+
+log = structlog.get_logger(__name__)
+
+TURN: Final = 60.0
+"""Seconds that one turn of a loop may take: each of its statements has its own, shorter limit."""
+FOLLOWING: Final = 1.0
+"""Seconds between two looks of a scheduler that does not lead."""
+TRIM: Final = 30.0
+DEAD: Final = 60.0
+FORGET: Final = 10.0
+"""A worker's row goes after so many times its time to live."""
+
+Job = Callable[[], Awaitable[float]]
+
+
+class Scheduler:
+    """A service: `run` until `stop`."""
+
+    name = "scheduler"
+
+    def __init__(self, mill: Mill, options: UpkeepOptions) -> None:
+        self._mill = mill
+        self._options = options
+        self._stop = asyncio.Event()
+        self._due = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._low = 0
+        self._reported = boottime()
+        self._retained = _last_retention(datetime.now(UTC), options.retain_hour)
+        self.leadership = Leadership(mill.db, new_id(), options.leader_ttl)
+        self.verifier = Verifier(mill, mill.index, options) if mill.index is not None else None
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        jobs: list[tuple[str, Job, asyncio.Event | None]] = [
+            ("promote", self._promote, self._due),
+            ("rescue", self._rescue, None),
+            ("fold", self._fold, self._changed),
+            ("trim", self._trim, None),
+            ("measure", self._measure, None),
+            ("retain", self._retain, None),
+        ]
+        if self.verifier is not None:
+            jobs += [("verify", self.verifier.run_once, None), ("dead", self._dead, None)]
+        async with AsyncExitStack() as stack:
+            due = await stack.enter_async_context(self._mill.bell.listen("due"))
+            changed = await stack.enter_async_context(self._mill.bell.listen("journal"))
+            async with asyncio.TaskGroup() as group:
+                hearing = [
+                    group.create_task(_hear(due, self._due)),
+                    group.create_task(_hear(changed, self._changed)),
+                ]
+                group.create_task(self._loop("leader", self.leadership.run_once, None))
+                loops = [group.create_task(self._loop(n, self._led(job), wake)) for n, job, wake in jobs]
+                await self._stop.wait()
+                await asyncio.wait(loops)
+                for task in hearing:
+                    task.cancel()
+        await self._mill.flush()
+        try:
+            await self.leadership.resign()
+        except Unavailable as error:
+            log.info("leader.not_resigned", error=error.message)
+
+    async def _loop(self, name: str, job: Job, wake: asyncio.Event | None) -> None:
+        probes = self._mill.probes
+        await loop(
+            name,
+            job,
+            self._stop,
+            timeout=TURN,
+            wake=wake,
+            failed=lambda which: probes.loop_failures.labels(loop=which).inc(),
+            rng=self._mill.rng,
+        )
+
+    def _led(self, job: Job) -> Job:
+        async def turn() -> float:
+            return await job() if self.leadership.held else min(FOLLOWING, self._options.leader_ttl / 3)
+
+        return turn
+
+    async def _promote(self) -> float:
+        return await promote_due(self._mill, self._options.batch, self._options.poll)
+
+    async def _rescue(self) -> float:
+        done = await rescue_lost(self._mill, self._options.batch)
+        return 0.0 if done >= self._options.batch else self._options.rescue
+
+    async def _fold(self) -> float:
+        done = await fold_journal(self._mill, self._options.batch)
+        if done >= self._options.batch:
+            return 0.0
+        # Nothing hurries: what is not folded is counted too. Idle, the poll behind the bell is slow.
+        await asyncio.sleep(self._options.fold)
+        return self._options.poll * 2
+
+    async def _trim(self) -> float:
+        options = self._options
+        low = await trim_journal(
+            self._mill, self._low, age=options.journal_age, rows=options.journal_rows, n=options.batch
+        )
+        if low is None:
+            return TRIM
+        self._low = low
+        return 0.0
+
+    async def _measure(self) -> float:
+        health = await measure(self._mill)
+        if boottime() - self._reported >= self._options.report:
+            self._reported = boottime()
+            report(health)
+        return self._options.measure
+
+    async def _retain(self) -> float:
+        last = _last_retention(datetime.now(UTC), self._options.retain_hour)
+        if last == self._retained:
+            return 30.0
+        gone = await retain_once(self._mill, self._options)
+        if gone:
+            return 0.05
+        await self._mill.db.write(lambda c: workers.forget_dead(c, self._mill.options.worker_ttl * FORGET))
+        self._retained = last
+        log.info("retain.done", day=last.isoformat())
+        return 30.0
+
+    async def _dead(self) -> float:
+        dropped = 0
+        if self._mill.index is not None and self.verifier is not None:
+            for queue in self.verifier.queues:
+                dropped += await drop_dead(self._mill, self._mill.index, queue)
+        if dropped:
+            log.info("verify.dead", dropped=dropped)
+        return DEAD
+
+
+async def retain_once(mill: Mill, options: UpkeepOptions) -> int:
+    """One batch of each state that is retained for a time; how many tasks went."""
+    gone = await retain_batch(mill, Status.COMPLETED, options.retain_completed_days)
+    gone += await retain_batch(mill, Status.CANCELLED, options.retain_completed_days)
+    if options.retain_failed_days is not None:
+        gone += await retain_batch(mill, Status.FAILED, options.retain_failed_days)
+    return gone
+
+
+def _last_retention(now: datetime, hour: int) -> datetime:
+    """The latest daily retention time that is not in the future."""
+    today = now.replace(hour=hour, minute=0, second=0, microsecond=0)
+    return today if today <= now else today - timedelta(days=1)
+
+
+async def _hear(bell: Subscription, event: asyncio.Event) -> None:
+    while True:
+        if await bell.wait(60.0) is not None:
+            event.set()

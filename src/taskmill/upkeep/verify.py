@@ -1,0 +1,222 @@
+"""verify: the index must offer every QUEUED row. It writes to the index only.
+
+A cursor walks QUEUED rows in (priority, check_at, id) order and pushes each page: what is there is untouched, what is
+missing is added. The same walk from 0 refills an index that was lost. The cursor belongs to this process, to the
+generations of the queues and to the server's run id: any change sets it to 0, since a failover keeps the generation and
+loses entries. It moves only past pages that the index took.
+
+Rows become visible out of order, so there are two cursors: one a short grace behind now, one behind the longest
+transaction that is allowed. Once in a while both start from 0 anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Connection
+
+from taskmill.index.index import Entry, Index
+from taskmill.model.clock import boottime, micros
+from taskmill.model.ids import new_op
+from taskmill.model.state import Priority, Status
+from taskmill.sql.dialect import db_now
+from taskmill.sql.schema import tasks
+from taskmill.tasks.mill import Mill
+from taskmill.tasks.workers import queues_of_workers
+from taskmill.upkeep.options import UpkeepOptions
+from taskmill.upkeep.scan import forced
+
+log = structlog.get_logger(__name__)
+
+PAGE: Final = 1000
+PAGES: Final = 20
+"""Pages of one turn: a refill of many thousands does not hold up the loop."""
+QUEUES: Final = 10_000
+
+_T: Final = tasks.c
+Position = tuple[datetime, bytes]
+
+
+def page_query(priority: Priority, after: Position | None, size: int) -> sa.Select[Any]:
+    """QUEUED rows of one priority behind `after`, up to `until`, in index order."""
+    query = forced(
+        sa.select(_T.id, _T.user_id, _T.queue, _T.priority, _T.check_at)
+        .where(
+            _T.status == int(Status.QUEUED),
+            _T.priority == int(priority),
+            _T.check_at <= sa.bindparam("until"),
+        )
+        .order_by(_T.check_at, _T.id)
+        .limit(size)
+    )
+    if after is not None:
+        at, id_ = after
+        query = query.where(_T.check_at >= at, sa.or_(_T.check_at > at, _T.id > id_))
+    return query
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """How far one walk has come, in each priority."""
+
+    grace: float
+    at: dict[Priority, Position] = field(default_factory=dict)
+    ended: bool = False
+    """It has reached the end at least once since it was at 0."""
+
+    def restart(self) -> None:
+        self.at.clear()
+        self.ended = False
+
+
+class Verifier:
+    """One per scheduler. `run_once` is a turn; IndexUnavailable and Unavailable end it, and the next goes on."""
+
+    def __init__(self, mill: Mill, index: Index, options: UpkeepOptions) -> None:
+        self._mill = mill
+        self._index = index
+        self._options = options
+        self._fast = _Cursor(options.verify_grace)
+        self._late = _Cursor(options.verify_late)
+        self._generations: dict[str, bytes] = {}
+        self._run_id = ""
+        self._filling: set[str] = set()
+        self._full_at = boottime() + options.verify_full
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues that it looks after."""
+        return sorted(self._generations)
+
+    async def run_once(self) -> float:
+        """Check whose index this is, walk on, end a refill. Seconds until the next turn."""
+        await self._recognise()
+        walked = await self._walk(self._fast, 0.0 if self._filling else self._fast.grace)
+        if self._filling and self._fast.ended:
+            await self._warm()
+        if not self._filling:
+            walked |= await self._walk(self._late, self._late.grace)
+        if boottime() >= self._full_at:
+            self._restart()
+            self._full_at = boottime() + self._options.verify_full
+        return 0.0 if walked else self._options.verify
+
+    async def _recognise(self) -> None:
+        """The generations in force and the server's run id; a change sets the cursors to 0."""
+        run_id = await self._index.run_id()
+        queues = set(self._generations)
+        queues.update(await self._mill.db.read(lambda c: queues_of_workers(c, self._mill.options.worker_ttl)))
+        changed = run_id != self._run_id
+        for queue in sorted(queues)[:QUEUES]:
+            changed |= await self._settle_on(queue)
+        if changed:
+            self._run_id = run_id
+            self._restart()
+
+    async def _settle_on(self, queue: str) -> bool:
+        """Give the queue a generation if it has none; whether it has another one than we knew."""
+        ours = new_op()
+        generation = await self._index.reset(queue, ours)
+        if self._generations.get(queue) == generation:
+            return False
+        self._generations[queue] = generation
+        # Another scheduler's fill may have died half-way: whoever meets a new generation fills it, warm ends it once.
+        self._filling.add(queue)
+        self._mill.probes.index_refills.inc()
+        log.info("verify.refill", queue=queue, new=generation == ours)
+        return True
+
+    def _restart(self) -> None:
+        self._fast.restart()
+        self._late.restart()
+
+    async def _walk(self, cursor: _Cursor, grace: float) -> bool:
+        """Up to PAGES pages; whether it stopped for their number (there is more to walk)."""
+        now: datetime = await self._mill.db.read(lambda c: c.execute(sa.select(db_now())).scalar_one())
+        until = now - timedelta(seconds=grace)
+        pages = 0
+        for priority in Priority:
+            while pages < PAGES:
+                rows = await self._page(priority, cursor.at.get(priority), until)
+                if not rows:
+                    break
+                pages += 1
+                if not await self._offer(rows):
+                    return True
+                cursor.at[priority] = (rows[-1].check_at, rows[-1].id)
+                if len(rows) < PAGE:
+                    break
+            if pages >= PAGES:
+                return True
+        cursor.ended = True
+        return False
+
+    async def _page(self, priority: Priority, after: Position | None, until: datetime) -> Sequence[Any]:
+        def read(connection: Connection) -> Sequence[Any]:
+            return connection.execute(page_query(priority, after, PAGE), {"until": until}).all()
+
+        return await self._mill.db.read(read)
+
+    async def _offer(self, rows: Sequence[Any]) -> bool:
+        """Push a page; False when the index under it has changed: the cursors are at 0 then."""
+        for queue, entries in _by_queue(rows).items():
+            if queue not in self._generations and await self._settle_on(queue):
+                self._restart()
+                return False
+            pushed = await self._index.push(queue, entries, self._generations[queue])
+            if pushed.generation != self._generations[queue]:
+                self._generations.pop(queue, None)
+                self._restart()
+                return False
+            if pushed.added and queue not in self._filling:
+                self._mill.probes.index_repairs.inc(pushed.added)
+                log.info("verify.repair", queue=queue, added=pushed.added)
+        return True
+
+    async def _warm(self) -> None:
+        """Everything that was in SQL is in the index: workers need not ask SQL too."""
+        for queue in sorted(self._filling):
+            await self._index.warm(queue, self._generations[queue])
+            log.info("verify.refilled", queue=queue)
+        self._filling.clear()
+
+
+def _by_queue(rows: Sequence[Any]) -> Mapping[str, list[Entry]]:
+    queues: dict[str, list[Entry]] = {}
+    for r in rows:
+        entry = Entry(id=r.id, fair=r.user_id, band=r.priority, at=micros(r.check_at))
+        queues.setdefault(r.queue, []).append(entry)
+    return queues
+
+
+# ---- dead entries -------------------------------------------------------------------------------------------------
+
+FAIR_KEYS: Final = 200
+TAKEN: Final = 200
+_STATUS: Final = sa.select(_T.id).where(
+    _T.id.in_(sa.bindparam("ids", expanding=True)), _T.status + 0 == int(Status.QUEUED)
+)
+
+
+async def drop_dead(mill: Mill, index: Index, queue: str) -> int:
+    """Drop entries of one queue whose row is not QUEUED (cancelled, deleted): how many.
+
+    It is a worker too: it takes, asks SQL, and drops or gives back. Bounded: the head of the first fair keys. What it
+    does not reach, a claim drops when it comes up.
+    """
+    dropped = 0
+    for fair in (await index.fair_keys(queue, most=FAIR_KEYS))[:FAIR_KEYS]:
+        taken = (await index.take(queue, n=TAKEN, fair=fair)).reserved
+        if not taken:
+            continue
+        ids = [r.id for r in taken]
+        alive = set(await mill.db.read(lambda c, ids=ids: c.execute(_STATUS, {"ids": ids}).scalars().all()))  # type: ignore[misc]
+        dead = [r for r in taken if r.id not in alive]
+        await index.next(queue, n=0, drop=dead, give_back=[r for r in taken if r.id in alive])
+        dropped += len(dead)
+    return dropped
