@@ -2,7 +2,7 @@
 -- KEYS  1 {prefix/queue}:g
 -- ARGV  1 now (µs, '' = server)  2 hold (µs)  3 n  4 token (16 bytes)  5 worker ('' = none)  6 wait (0, 1)
 --       7 patience of waiters (µs)  8 channel of workers  9 queue
---       10 confirms  11 drops  12 give-backs; then that many (id, token) pairs, in this order
+--       10 confirms  11 drops  12 give-backs  13 that many id .. token (32 bytes each), in this order
 -- Promise  Touches only reservations with the given token. Run-out reservations return to ready first. Bands are
 --          strict, fair keys are served by virtual time inside a band, ids by time inside a fair key. A worker that
 --          waits and found nothing is remembered in the same step, so no push falls between. When ready work is
@@ -19,7 +19,7 @@
 local now, hold, n, patience = now_of(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[7])
 local confirms, drops, backs = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 if not (now and hold and n and patience and confirms and drops and backs) or #ARGV[4] ~= TOKEN_BYTES
-    or #ARGV ~= 12 + 2 * (confirms + drops + backs) then
+    or #ARGV ~= 13 or #ARGV[13] ~= (ID_BYTES + TOKEN_BYTES) * (confirms + drops + backs) then
   return redis.error_reply('ERR taskmill: next: arguments')
 end
 local token, worker = ARGV[4], ARGV[5]
@@ -34,9 +34,9 @@ local paused = state[3] and 1 or 0
 redis.call('ZREM', I, worker)
 
 -- A confirm and a drop both end the reservation; they will differ once slots of limited keys are held.
-local ended = 12 + 2 * (confirms + drops)
-forget((owned(13, ended)))
-put_back(owned(ended + 1, #ARGV))
+local ended = confirms + drops
+forget((owned(ARGV[13], 1, ended)))
+put_back(owned(ARGV[13], ended + 1, ended + backs))
 return_run_out(now)
 
 local found, seen, left = {}, {}, n

@@ -45,7 +45,7 @@ end
 for band = 0, 3 do
   local at = redis.call('ZSCORE', P .. 'a' .. band, fair)
   if at and redis.call('ZCOUNT', ready, FROM[band], TO[band]) == 0 then
-    retire(band, fair, stored(at), stored(redis.call('HGET', G, 'v' .. band)))
+    retire(band, { fair }, { stored(at) }, stored(redis.call('HGET', G, 'v' .. band)))
   end
 end
 return reply

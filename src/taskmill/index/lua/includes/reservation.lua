@@ -32,21 +32,24 @@ local function hold_all(found, token, expiry)
   redis.call('HSET', M, unpack(values))
 end
 
--- owned(first, last): ARGV[first..last] are (id, token) pairs. Ids whose reservation has that very token, and the
--- stored value of each.
-local function owned(first, last)
+-- owned(pairs, first, last): `pairs` is a row of id .. token. Of those numbered first to last, the ids whose
+-- reservation has that very token, and the stored value of each.
+local function owned(pairs, first, last)
   local ids, values = {}, {}
   if last < first then
     return ids, values
   end
-  local asked = {}
-  for k = first, last, 2 do
-    asked[#asked + 1] = ARGV[k]
+  local width = ID_BYTES + TOKEN_BYTES
+  local asked, tokens = {}, {}
+  for k = first, last do
+    local at = (k - 1) * width
+    asked[#asked + 1] = string.sub(pairs, at + 1, at + ID_BYTES)
+    tokens[#tokens + 1] = string.sub(pairs, at + ID_BYTES + 1, at + width)
   end
   local found = redis.call('HMGET', M, unpack(asked))
   for k = 1, #asked do
     local value = found[k]
-    if value and string.sub(value, 1, TOKEN_BYTES) == ARGV[first + 2 * k - 1] then
+    if value and string.sub(value, 1, TOKEN_BYTES) == tokens[k] then
       ids[#ids + 1] = asked[k]
       values[#values + 1] = value
     end
@@ -64,12 +67,19 @@ end
 -- put_back(ids, values): from reserved to ready, with the score they had; a newer push keeps its score (NX).
 local function put_back(ids, values)
   forget(ids)
+  local fairs = { [0] = {}, {}, {}, {} }
   for k = 1, #ids do
     local _, score, fair = unpack_reservation(values[k])
     if score and #ids[k] == ID_BYTES then
       redis.call('ZADD', P .. 'r' .. fair, 'NX', score, ids[k])
       local band = math.floor(tonumber(score) / 2251799813685248)
-      activate(math.max(0, math.min(3, band)), fair)
+      local list = fairs[math.max(0, math.min(3, band))]
+      list[#list + 1] = fair
+    end
+  end
+  for band = 0, 3 do
+    if #fairs[band] > 0 then
+      activate(band, fairs[band])
     end
   end
 end

@@ -71,6 +71,7 @@ local function serve_pass(band, want, found, seen, active)
     end
     sink(heap, size)
   end
+  local done, done_at, still = {}, {}, {}
   for k = 1, #lines do
     local line = lines[k]
     local empty = line.ended and line.k > #line.items
@@ -79,10 +80,16 @@ local function serve_pass(band, want, found, seen, active)
       redis.call('ZREM', P .. 'r' .. line.fair, unpack(line.taken, first, math.min(first + 999, #line.taken)))
     end
     if empty then
-      retire(band, line.fair, line.at, reached)
+      done[#done + 1] = line.fair
+      done_at[#done] = line.at
     elseif #line.taken > 0 then
-      redis.call('ZADD', P .. 'a' .. band, number(line.at), line.fair)
+      still[#still + 1] = number(line.at)
+      still[#still + 1] = line.fair
     end
+  end
+  retire(band, done, done_at, reached)
+  if #still > 0 then
+    redis.call('ZADD', P .. 'a' .. band, unpack(still))
   end
   if reached > start then
     redis.call('HSET', G, 'v' .. band, number(reached))
