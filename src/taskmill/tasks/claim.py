@@ -24,6 +24,7 @@ from taskmill.model.task import Claimed, Registry
 from taskmill.sql.dialect import db_now, from_now
 from taskmill.sql.schema import task_payloads, tasks
 from taskmill.tasks.journal import Change, append
+from taskmill.tasks.scan import Position, page_query
 
 DEADLINE: Final = 5.0
 """Seconds from asking the index to the commit. With the index's own time-out (5 s) it ends before a reservation does (10 s)."""
@@ -233,7 +234,7 @@ PAGES: Final = 4
 
 
 class Scan:
-    """Finds claimable ids without an index: one page per priority over (status, priority, check_at, id).
+    """Finds claimable ids without an index: pages over (status, priority, check_at).
 
     Another queue's rows may lie ahead by the thousand: the position is kept between calls and moves past pages that
     hold nothing for us; a page that is not full starts it over. Priority holds within that window.
@@ -241,59 +242,43 @@ class Scan:
 
     def __init__(self, queues: Sequence[str]) -> None:
         self._queues = frozenset(queues)
-        self._after: dict[Priority, tuple[datetime, bytes]] = {}
+        self._after: dict[Priority, Position] = {}
 
     def lock(self, connection: Connection, n: int, *, suspects: int) -> list[bytes]:
         """Up to n ids, locked until the transaction ends; rows that another claimer holds are passed over."""
         found: list[bytes] = []
-        for priority in Priority:
-            for _ in range(PAGES):
-                candidates, more = self._page(connection, priority, max(PAGE, 2 * n), suspects)
-                while candidates and len(found) < n:
-                    part, candidates = candidates[: n - len(found)], candidates[n - len(found) :]
-                    found += _lock(connection, part)
-                if len(found) >= n or not more:
-                    break
-            if len(found) >= n:
+        searching: list[Priority] = list(Priority)
+        for _ in range(PAGES):
+            candidates, searching = self._page(connection, searching, max(PAGE, 2 * n), suspects)
+            while candidates and len(found) < n:
+                part, candidates = candidates[: n - len(found)], candidates[n - len(found) :]
+                found += _lock(connection, part)
+            if len(found) >= n or not searching:
                 break
         return found
 
     def _page(
-        self, connection: Connection, priority: Priority, size: int, suspects: int
-    ) -> tuple[list[bytes], bool]:
-        """Candidates of the next page, and whether there is another page behind it."""
-        query = scan_query(int(Status.QUEUED), int(priority), size, self._after.get(priority))
-        rows = list(connection.execute(query))
-        ours = [r for r in rows if r.queue in self._queues]
-        plain = [r.id for r in ours if not r.suspect]
-        found = plain + [r.id for r in ours if r.suspect][:suspects]
-        full = len(rows) == size
-        if full and not found:
-            self._after[priority] = (rows[-1].check_at, rows[-1].id)
-        elif not full:
-            self._after.pop(priority, None)
-        return found, full and not found
-
-
-def scan_query(
-    status: int, priority: int, size: int, after: tuple[datetime, bytes] | None, *, due: bool = False
-) -> sa.Select[Any]:
-    """A page of (id, queue, suspect, check_at) in index order. `due`: only rows whose time has come."""
-    query = (
-        sa.select(_T.id, _T.queue, _T.suspect, _T.check_at)
-        .with_hint(tasks, "FORCE INDEX (ix_tasks_check)", "mysql")
-        .with_hint(tasks, "FORCE INDEX (ix_tasks_check)", "mariadb")
-        .where(_T.status == status, _T.priority == priority)
-        .order_by(_T.check_at, _T.id)
-        .limit(size)
-    )
-    if due:
-        query = query.where(_T.check_at <= db_now())
-    if after is not None:
-        # Not the row-value form: that read 51,001 rows where this reads 1,000.
-        at, id_ = after
-        query = query.where(_T.check_at >= at, sa.or_(_T.check_at > at, _T.id > id_))
-    return query
+        self, connection: Connection, priorities: Sequence[Priority], size: int, suspects: int
+    ) -> tuple[list[bytes], list[Priority]]:
+        """Candidates of the next pages, the more urgent first, and the priorities that may have more behind."""
+        pages: dict[int, list[Any]] = {int(p): [] for p in priorities}
+        for row in connection.execute(page_query(Status.QUEUED, size, self._after, priorities=priorities)):
+            pages[row.priority].append(row)
+        candidates: list[bytes] = []
+        searching: list[Priority] = []
+        for priority in priorities:
+            rows = sorted(pages[priority], key=lambda r: (r.check_at, r.id))
+            ours = [r for r in rows if r.queue in self._queues]
+            lone = [r.id for r in ours if r.suspect][:suspects]
+            found = [r.id for r in ours if not r.suspect] + lone
+            suspects -= len(lone)
+            candidates += found
+            if len(rows) < size:
+                self._after.pop(priority, None)
+            elif not found:
+                self._after[priority] = (rows[-1].check_at, rows[-1].id)
+                searching.append(priority)
+        return candidates, searching
 
 
 def _lock(connection: Connection, ids: Sequence[bytes]) -> list[bytes]:

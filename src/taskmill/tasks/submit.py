@@ -105,7 +105,7 @@ class Submitter:
         try:
             with self._mill.probes.verb_seconds.labels(verb=Verb.SUBMIT.value).time():
                 rows = await self._transaction(new)
-        except (exc.DataError, exc.IntegrityError, exc.ProgrammingError, UnicodeError) as error:
+        except (exc.DataError, exc.IntegrityError, UnicodeError) as error:
             return await self._bisect(calls, error)
         self._mill.probes.verb_rows.labels(verb=Verb.SUBMIT.value).inc(len(rows))
         self._mill.offer([r for r in rows if r.status is Status.QUEUED])

@@ -15,9 +15,9 @@ from taskmill.sql.dialect import db_now
 from taskmill.sql.schema import counts, journal, tasks
 from taskmill.tasks.journal import decode, tally
 from taskmill.tasks.mill import Mill
+from taskmill.tasks.scan import forced
 from taskmill.tasks.workers import count_live
 from taskmill.upkeep.fold import journal_lag
-from taskmill.upkeep.scan import forced
 
 log = structlog.get_logger(__name__)
 

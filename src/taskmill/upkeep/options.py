@@ -10,7 +10,7 @@ class UpkeepOptions:
     poll: float = 1.0
     """The longest sleep of promote: the poll behind the bell."""
     rescue: float = 3.0
-    verify: float = 1.0
+    verify: float = 2.0
     verify_grace: float = 2.0
     """Rows younger than this may be on their way to the index."""
     verify_late: float = 30.0

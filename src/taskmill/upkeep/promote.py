@@ -18,7 +18,7 @@ from taskmill.sql.schema import tasks
 from taskmill.tasks.journal import Change, append
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.row import TaskRow, select_rows, to_row
-from taskmill.upkeep.scan import due_ids, next_due
+from taskmill.tasks.scan import due_ids, next_due
 
 _T: Final = tasks.c
 _IDS: Final[sa.BindParameter[Sequence[bytes]]] = sa.bindparam("ids", expanding=True)
@@ -62,8 +62,11 @@ def promote(connection: Connection, ids: Sequence[bytes]) -> list[TaskRow]:
 
 async def promote_due(mill: Mill, batch: int, poll: float) -> float:
     """Promote one batch; seconds until the next look: 0 when there may be more, at most `poll`."""
-    ids = await mill.db.read(lambda c: due_ids(c, Status.PENDING, batch))
-    if ids:
+    wait = await mill.db.read(lambda c: next_due(c, Status.PENDING))
+    if wait is None:
+        return poll
+    if wait <= 0:
+        ids = await mill.db.read(lambda c: due_ids(c, Status.PENDING, batch))
         with mill.probes.verb_seconds.labels(verb=Verb.PROMOTE.value).time():
             rows = await mill.db.write(lambda c: promote(c, ids), resend=lambda c: promote(c, ids))
         if rows:
@@ -71,8 +74,9 @@ async def promote_due(mill: Mill, batch: int, poll: float) -> float:
             mill.offer(rows)
             mill.hint("journal")
             return 0.0
-    wait = await mill.db.read(lambda c: next_due(c, Status.PENDING))
-    return poll if wait is None else min(max(wait, 0.005), poll)
+        # All of them are in other hands right now.
+        return min(0.05, poll)
+    return min(wait, poll)
 
 
 def _change(row: TaskRow, early: bool) -> Change:

@@ -22,8 +22,8 @@ from taskmill.sql.dialect import db_now
 from taskmill.sql.schema import tasks
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.row import TaskRow, select_rows, to_row
+from taskmill.tasks.scan import due_ids
 from taskmill.tasks.settle import Settlement, write_locked
-from taskmill.upkeep.scan import due_ids
 
 log = structlog.get_logger(__name__)
 

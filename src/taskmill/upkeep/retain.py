@@ -13,7 +13,7 @@ from taskmill.sql.dialect import from_now
 from taskmill.sql.schema import logs, runs, task_payloads, tasks
 from taskmill.tasks.journal import Change, append
 from taskmill.tasks.mill import Mill
-from taskmill.upkeep.scan import due_ids
+from taskmill.tasks.scan import due_ids
 
 DAY: Final = 86400.0
 _T: Final = tasks.c

@@ -13,51 +13,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.engine import Connection
 
 from taskmill.index.index import Entry, Index
 from taskmill.model.clock import boottime, micros
 from taskmill.model.ids import new_op
 from taskmill.model.state import Priority, Status
-from taskmill.sql.dialect import db_now
+from taskmill.sql.dialect import from_now
 from taskmill.sql.schema import tasks
 from taskmill.tasks.mill import Mill
+from taskmill.tasks.scan import Position, page_query
 from taskmill.tasks.workers import queues_of_workers
 from taskmill.upkeep.options import UpkeepOptions
-from taskmill.upkeep.scan import forced
 
 log = structlog.get_logger(__name__)
 
-PAGE: Final = 1000
+PAGE: Final = 500
+"""Rows of each priority."""
 PAGES: Final = 20
 """Pages of one turn: a refill of many thousands does not hold up the loop."""
 QUEUES: Final = 10_000
+LISTED: Final = 5.0
+"""Seconds until the queues of live workers are read again."""
 
 _T: Final = tasks.c
-Position = tuple[datetime, bytes]
-
-
-def page_query(priority: Priority, after: Position | None, size: int) -> sa.Select[Any]:
-    """QUEUED rows of one priority behind `after`, up to `until`, in index order."""
-    query = forced(
-        sa.select(_T.id, _T.user_id, _T.queue, _T.priority, _T.check_at)
-        .where(
-            _T.status == int(Status.QUEUED),
-            _T.priority == int(priority),
-            _T.check_at <= sa.bindparam("until"),
-        )
-        .order_by(_T.check_at, _T.id)
-        .limit(size)
-    )
-    if after is not None:
-        at, id_ = after
-        query = query.where(_T.check_at >= at, sa.or_(_T.check_at > at, _T.id > id_))
-    return query
 
 
 @dataclass(slots=True)
@@ -86,6 +68,8 @@ class Verifier:
         self._generations: dict[str, bytes] = {}
         self._run_id = ""
         self._filling: set[str] = set()
+        self._queues: frozenset[str] = frozenset()
+        self._listed_until = 0.0
         self._full_at = boottime() + options.verify_full
 
     @property
@@ -109,8 +93,11 @@ class Verifier:
     async def _recognise(self) -> None:
         """The generations in force and the server's run id; a change sets the cursors to 0."""
         run_id = await self._index.run_id()
-        queues = set(self._generations)
-        queues.update(await self._mill.db.read(lambda c: queues_of_workers(c, self._mill.options.worker_ttl)))
+        if boottime() >= self._listed_until:
+            live = await self._mill.db.read(lambda c: queues_of_workers(c, self._mill.options.worker_ttl))
+            self._queues = live | self._generations.keys()
+            self._listed_until = boottime() + LISTED
+        queues = self._queues | self._generations.keys()
         changed = run_id != self._run_id
         for queue in sorted(queues)[:QUEUES]:
             changed |= await self._settle_on(queue)
@@ -127,8 +114,9 @@ class Verifier:
         self._generations[queue] = generation
         # Another scheduler's fill may have died half-way: whoever meets a new generation fills it, warm ends it once.
         self._filling.add(queue)
-        self._mill.probes.index_refills.inc()
-        log.info("verify.refill", queue=queue, new=generation == ours)
+        if generation == ours:
+            self._mill.probes.index_refills.inc()
+        log.info("verify.fill" if generation == ours else "verify.walk", queue=queue)
         return True
 
     def _restart(self) -> None:
@@ -136,31 +124,27 @@ class Verifier:
         self._late.restart()
 
     async def _walk(self, cursor: _Cursor, grace: float) -> bool:
-        """Up to PAGES pages; whether it stopped for their number (there is more to walk)."""
-        now: datetime = await self._mill.db.read(lambda c: c.execute(sa.select(db_now())).scalar_one())
-        until = now - timedelta(seconds=grace)
-        pages = 0
-        for priority in Priority:
-            while pages < PAGES:
-                rows = await self._page(priority, cursor.at.get(priority), until)
-                if not rows:
-                    break
-                pages += 1
-                if not await self._offer(rows):
-                    return True
-                cursor.at[priority] = (rows[-1].check_at, rows[-1].id)
-                if len(rows) < PAGE:
-                    break
-            if pages >= PAGES:
+        """Up to PAGES pages; whether it stopped for their number, or for a change (there is more to walk)."""
+        left = list(Priority)
+        for _ in range(PAGES):
+            rows = await self._page(left, cursor, grace)
+            if rows and not await self._offer(rows):
                 return True
-        cursor.ended = True
-        return False
+            for priority in list(left):
+                found = [r for r in rows if r.priority == priority]
+                if found:
+                    cursor.at[priority] = max((r.check_at, r.id) for r in found)
+                if len(found) < PAGE:
+                    left.remove(priority)
+            if not left:
+                cursor.ended = True
+                return False
+        return True
 
-    async def _page(self, priority: Priority, after: Position | None, until: datetime) -> Sequence[Any]:
-        def read(connection: Connection) -> Sequence[Any]:
-            return connection.execute(page_query(priority, after, PAGE), {"until": until}).all()
-
-        return await self._mill.db.read(read)
+    async def _page(self, priorities: Sequence[Priority], cursor: _Cursor, grace: float) -> Sequence[Any]:
+        """QUEUED rows behind the cursor that are older than the grace."""
+        query = page_query(Status.QUEUED, PAGE, cursor.at, priorities=priorities, until=from_now(-grace))
+        return await self._mill.db.read(lambda c: c.execute(query).all())
 
     async def _offer(self, rows: Sequence[Any]) -> bool:
         """Push a page; False when the index under it has changed: the cursors are at 0 then."""
