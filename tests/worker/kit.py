@@ -46,11 +46,13 @@ class FakeSource:
         self.registry: Registry | None = None
         self.down = False
         """No call gets through."""
+        self.refuse_submits = False
         self.requeue = True
         self.settle_gate: asyncio.Event | None = None
         self.claim_gate: asyncio.Event | None = None
         self.claiming = 0
         self.halted = False
+        self._poked = False
         self._wake = asyncio.Event()
 
     def add(self, type: str | None = None, payload: Any = None, **changes: Any) -> bytes:
@@ -93,7 +95,7 @@ class FakeSource:
 
     def _reach(self, call: str) -> None:
         self.calls[call] += 1
-        if self.down:
+        if self.down or (self.refuse_submits and call == "submit"):
             raise Unavailable("the record does not answer")
 
     # -- the port ----------------------------------------------------------------------------------------
@@ -107,12 +109,13 @@ class FakeSource:
         try:
             self._reach("claim")
             end = boottime() + wait
+            self._poked = False
             while True:
                 self._wake.clear()
                 batch = self._pick(n, suspects)
                 if self.claim_gate is not None:
                     await self.claim_gate.wait()
-                if batch or self.halted or boottime() >= end:
+                if batch or self.halted or self._poked or boottime() >= end:
                     return batch
                 try:
                     await asyncio.wait_for(self._wake.wait(), end - boottime())
@@ -140,6 +143,7 @@ class FakeSource:
         return batch
 
     def poke(self) -> None:
+        self._poked = True
         self._wake.set()
 
     async def halt(self) -> None:
@@ -236,6 +240,7 @@ async def working(source: FakeSource, app: str, **options: Any) -> AsyncIterator
         await worker.ready()
         yield worker
     finally:
+        source.down = False
         if not worker.task.done():
             worker.supervisor.stop()
             worker.supervisor.stop()

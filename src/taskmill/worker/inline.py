@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from taskmill.app import Taskmill
 from taskmill.errors import ConfigError, StartError
@@ -13,6 +12,7 @@ from taskmill.runner.core import Core
 from taskmill.runner.executor import message_of
 from taskmill.runner.load import load_app
 from taskmill.worker.options import WorkerOptions
+from taskmill.worker.runners import MakeLink
 
 
 class Inline:
@@ -82,6 +82,6 @@ class Inline:
         self.send(messages.Stop(now=True))
 
 
-def inline(app: Taskmill | None) -> Callable[[Any, Any], Inline]:
-    """What makes them, for `Runners`."""
+def inline(app: Taskmill | None = None) -> MakeLink:
+    """What makes them, for a `Supervisor`. `app`: this one, not the one that the options name."""
     return lambda on_messages, on_gone: Inline(on_messages, on_gone, app)

@@ -19,6 +19,7 @@ from taskmill.model.task import Claimed, Registry
 from taskmill.runtime.loop import wait_for_event
 from taskmill.worker.child import Child
 from taskmill.worker.dispatch import Dispatch
+from taskmill.worker.inline import inline
 from taskmill.worker.leases import Leases
 from taskmill.worker.options import WorkerOptions
 from taskmill.worker.relay import Relay
@@ -64,8 +65,7 @@ class Supervisor:
         self._settler = Settler(source, self._rng, expired=self._expired, closed=self._closed)
         self._relay = Relay(source, self.book)
         self._dispatch = Dispatch(options, self.book, self._settler.put, self._relay.heard)
-        make = link or (lambda heard, gone: Child(heard, gone, options.grace))
-        self.runners = Runners(options, make, self._dispatch, self._rng, self._changed)
+        self.runners = Runners(options, link or _links(options), self._dispatch, self._rng, self._changed)
         self._dispatch.runners = self.runners
         self._leases = Leases(
             source,
@@ -254,6 +254,10 @@ class Supervisor:
         await self._wait_while(
             lambda: any(run.executing for run in self.book.runs.values()), self._options.grace
         )
+
+
+def _links(options: WorkerOptions) -> MakeLink:
+    return inline() if options.processes == 0 else lambda heard, gone: Child(heard, gone, options.grace)
 
 
 def _unexpected(error: Exception) -> Exception | None:

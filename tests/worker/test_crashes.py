@@ -1,0 +1,183 @@
+"""A runner dies: its runs settle as crashed, go on as suspects alone, and the others are not touched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from taskmill.model.state import Status
+from tests.support import ROOT, running, wait_until
+from tests.worker.conftest import MakeApp
+from tests.worker.kit import FakeSource, working
+
+SUICIDE = """
+    @app.task("KILL")
+    async def k(ctx, payload):
+        await asyncio.sleep(0.05)
+        os.kill(os.getpid(), 9)
+
+    @app.task("SLOW")
+    async def s(ctx, payload):
+        await asyncio.sleep(0.3)
+        return [os.getpid(), ctx.attempt]
+"""
+
+
+def main_pid(worker: object) -> int:
+    return int(worker.supervisor.runners._main[0].link.pid)  # type: ignore[attr-defined]
+
+
+async def test_a_killed_runner_makes_suspects_that_run_alone(source: FakeSource, make_app: MakeApp) -> None:
+    """kill -9 with five tasks in it: each settles CRASHED with the signal, and completes in its next run."""
+    app = make_app(
+        """
+        @app.task("T")
+        async def t(ctx, payload):
+            if ctx.attempt == 1:
+                await asyncio.sleep(60)
+            await asyncio.sleep(0.1)
+            return os.getpid()
+        """
+    )
+    ids = [source.add("T") for _ in range(5)]
+    async with working(source, app, concurrency=5) as worker:
+        await wait_until(lambda: len(worker.supervisor.book.runs) == 5)
+        await wait_until(lambda: all(run.sent for run in worker.supervisor.book.runs.values()))
+        first = main_pid(worker)
+        os.kill(first, signal.SIGKILL)
+        most = 0
+        while any(source.status[task] is not Status.COMPLETED for task in ids):
+            most = max(most, worker.supervisor.book.suspects)
+            await asyncio.sleep(0.005)
+    assert most == 1
+    for task in ids:
+        crashed, succeeded = source.of(task)
+        assert (crashed.ended, crashed.error_type) == ("CRASHED", "CRASHED")
+        assert crashed.message == f"its runner process {first} died: signal SIGKILL"
+        assert succeeded.ended == "SUCCEEDED"
+    assert len({source.of(task)[1].result for task in ids}) == 1, "the spare runner is kept warm"
+
+
+async def test_one_of_five_kills_its_runner_three_times(source: FakeSource, make_app: MakeApp) -> None:
+    """It ends as POISON; the four others complete, and spend one attempt on it."""
+    poison = source.add("KILL", max_retries=10)
+    others = [source.add("SLOW") for _ in range(4)]
+    async with working(source, make_app(SUICIDE), concurrency=5):
+        await wait_until(lambda: source.status[poison] is Status.FAILED, 20)
+        await wait_until(lambda: all(source.status[task] is Status.COMPLETED for task in others), 20)
+    assert source.ended(poison) == ["CRASHED"] * 4
+    for task in others:
+        assert source.ended(task) == ["CRASHED", "SUCCEEDED"]
+
+
+async def test_an_isolated_handler_that_dies_takes_nobody_with_it(
+    source: FakeSource, make_app: MakeApp
+) -> None:
+    """Its exit code is in the message; the task beside it runs on."""
+    source.requeue = False
+    app = make_app(
+        """
+        @app.task("ALONE", isolated=True)
+        def a(ctx, payload): os._exit(7)
+        @app.task("BESIDE")
+        async def b(ctx, payload):
+            await asyncio.sleep(0.5)
+            return 1
+        """
+    )
+    beside, alone = source.add("BESIDE"), source.add("ALONE")
+    async with working(source, app):
+        await wait_until(lambda: len(source.outcomes) == 2)
+    assert source.ended(beside) == ["SUCCEEDED"]
+    assert (source.of(alone)[0].message or "").endswith("died: exit code 7")
+
+
+async def test_a_runner_is_replaced_after_it_died(source: FakeSource, make_app: MakeApp) -> None:
+    """The worker goes on with a new process."""
+    async with working(source, make_app(SUICIDE)) as worker:
+        first = main_pid(worker)
+        os.kill(first, signal.SIGKILL)
+        task = source.add("SLOW")
+        await wait_until(lambda: source.ended(task)[-1:] == ["SUCCEEDED"])
+        assert main_pid(worker) != first
+
+
+async def test_a_runner_ends_with_its_supervisor(tmp_path: Path, make_app: MakeApp) -> None:
+    """SIGKILL to the supervisor: the runner dies even while its handler holds the interpreter."""
+    app = make_app(
+        f"""
+        import re
+        @app.task("BLOCK")
+        async def b(ctx, payload):
+            open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+            re.match(r"(a+)+$", "a" * 40 + "b")
+        """
+    )
+    script = f"""
+import asyncio, sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.worker.kit import FakeSource, working
+async def main():
+    source = FakeSource()
+    source.add("BLOCK")
+    async with working(source, {app!r}):
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, start_new_session=True)
+    try:
+        await wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        pid = int((tmp_path / "pid").read_text())
+        parent.kill()
+        parent.wait(10)
+        await wait_until(lambda: not running(pid), what="the runner is gone")
+    finally:
+        parent.kill()
+        parent.wait(10)
+
+
+async def test_a_runner_inherits_one_socket_and_nothing_else(source: FakeSource, make_app: MakeApp) -> None:
+    """Of the supervisor's open files, it has the standard three and its line."""
+    app = make_app(
+        """
+        @app.task("T")
+        async def t(ctx, payload): return 1
+        """
+    )
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    try:
+        async with working(source, app) as worker:
+            pipe = os.readlink(f"/proc/self/fd/{write}")
+            fds = Path(f"/proc/{main_pid(worker)}/fd")
+            links = {fd.name: os.readlink(fd) for fd in fds.iterdir()}
+            assert pipe not in links.values()
+            sockets = [link for link in links.values() if link.startswith("socket:")]
+            ours = {os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.exists()}
+            assert not ours & set(sockets)
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+async def test_what_a_handler_left_running_ends_with_its_runner(
+    source: FakeSource, make_app: MakeApp, tmp_path: Path
+) -> None:
+    """A program that a handler started and forgot is in the runner's group."""
+    app = make_app(
+        """
+        import subprocess
+        @app.task("T")
+        async def t(ctx, payload): return subprocess.Popen(["sleep", "600"]).pid
+        """
+    )
+    task = source.add("T")
+    async with working(source, app):
+        await wait_until(lambda: source.of(task))
+        pid = int(source.of(task)[0].result or "0")
+        assert running(pid)
+    await wait_until(lambda: not running(pid))
