@@ -12,6 +12,7 @@ ended; so a worker drains while everything that it needs still runs.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -186,13 +187,15 @@ class Parts:
     def api_services(self, server: ApiServer) -> list[Service]:
         if self._feed is None:
             raise AssertionError("api first")
-        return [self._feed, server]
+        # In this order: stopping ends the subscriptions first, else the server would wait for their streams.
+        return [server, self._feed]
 
     async def worker(self) -> Supervisor:
         from taskmill.tasks.source import LocalSource, SourceOptions
         from taskmill.worker.supervisor import Supervisor
 
         options = self.settings.worker_options()
+        os.environ.update(self.settings.handler_options().environment())  # runners inherit it
         source = LocalSource(
             self.mill,
             self.submitter,

@@ -126,9 +126,7 @@ class Socket:
             return json.loads(await self.connection.recv())
 
     async def subscribe(self, query: str, *, id: str = "1", **variables: Any) -> None:
-        await self.send(
-            {"id": id, "type": "subscribe", "payload": {"query": query, "variables": variables}}
-        )
+        await self.send({"id": id, "type": "subscribe", "payload": {"query": query, "variables": variables}})
 
     async def next(self, timeout: float = 10.0) -> Any:
         """The data of the next event."""

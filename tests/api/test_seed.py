@@ -173,7 +173,9 @@ async def test_register_and_login(store_url: str) -> None:
         }
         entered = (await api.ok(LOGIN))["login"]
         assert entered["user"] == {"id": registered["user"]["id"], "email": "user@example.com"}
-        assert (await api.ok("{ me { email } }", token=entered["accessToken"]))["me"]["email"] == "user@example.com"
+        assert (await api.ok("{ me { email } }", token=entered["accessToken"]))["me"][
+            "email"
+        ] == "user@example.com"
 
 
 async def test_create_and_read(api: Api) -> None:

@@ -58,8 +58,8 @@ def refused(scope: Scope, error: TaskmillError) -> Response:
     headers = {}
     if error.code == "UNAUTHENTICATED":
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, PayloadTooLarge | RequestTimeout):
-        headers["Connection"] = "close"  # the rest of the body is not wanted
+    if isinstance(error, RequestTimeout):
+        headers["Connection"] = "close"
     if isinstance(error, Unavailable):
         headers["Retry-After"] = "1"
     return refusal(scope, STATUSES.get(error.code, 400), error.code, error.message, headers)

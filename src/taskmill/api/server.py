@@ -71,6 +71,8 @@ class ApiServer:
         await self._server.ready.wait()
 
     def stop(self) -> None:
+        """Again: without waiting for the requests that run."""
+        self._server.force_exit = self._server.should_exit
         self._server.should_exit = True
 
 

@@ -57,6 +57,8 @@ class Context:
         self.connection_params: object = None
         self.handshake: list[str] = []
         """The Authorization headers of a WebSocket's request."""
+        self.streams = False
+        """Whether the answer may be more than one result."""
         self.loaders = Loaders(services.mill.db)
 
     def viewer(self) -> User:

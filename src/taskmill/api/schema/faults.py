@@ -6,6 +6,7 @@ a code; anything else is INTERNAL to the caller and a traceback in the log, join
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ MOST: Final = 5
 """Errors in one response."""
 MESSAGE_MOST: Final = 1000
 INTERNAL: Final = "Something went wrong inside. The log has it under this request id."
+
+_SUGGESTION: Final = re.compile(r" Did you mean .*\?$", re.DOTALL)
+"""graphql-core hides suggestions of fields when told to, those of enums never: they tell a hidden schema."""
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +85,7 @@ def _judged(error: GraphQLError) -> tuple[str, str]:
         too_long = "tokens" in error.message and "abort" in error.message.lower()
         return ("QUERY_TOO_COMPLEX" if too_long else "GRAPHQL_PARSE_FAILED"), error.message
     if error.path is None:
-        return "GRAPHQL_VALIDATION_FAILED", error.message
+        return "GRAPHQL_VALIDATION_FAILED", _SUGGESTION.sub("", error.message)
     return "INTERNAL", INTERNAL
 
 

@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from graphql import (
@@ -28,6 +29,7 @@ from strawberry.extensions import (
     SchemaExtension,
     ValidationCache,
 )
+from strawberry.types.graphql import OperationType
 
 from taskmill.api.schema.faults import Faults
 
@@ -102,10 +104,12 @@ class DocumentCache(ParserCache):
     """Keeps short documents parsed: 1.3 ms a request otherwise."""
 
     def on_parse(self) -> Iterator[None]:
-        if _is_long(self):
-            yield
-        else:
-            yield from super().on_parse()
+        if not _is_long(self):
+            context = self.execution_context
+            # What cannot be parsed is left to Strawberry, which reports it where it reports all errors.
+            with suppress(GraphQLError):
+                context.graphql_document = self.cached_parse_document(context.query, **context.parse_options)
+        yield
 
 
 class VerdictCache(ValidationCache):
@@ -116,6 +120,27 @@ class VerdictCache(ValidationCache):
             yield
         else:
             yield from super().on_validate()
+
+
+class Runnable(SchemaExtension):
+    """Refuses what Strawberry would run otherwise: the first of several operations, when the caller chose none, and
+    a subscription as if it were a query, where nothing can be streamed."""
+
+    def on_validate(self) -> Iterator[None]:
+        context = self.execution_context
+        document = context.graphql_document
+        operations = (
+            [d for d in document.definitions if isinstance(d, OperationDefinitionNode)] if document else []
+        )
+        if len(operations) > 1 and context._provided_operation_name is None:  # noqa: SLF001 (its public form guesses)
+            self._refuse("The document has several operations: operationName is expected.")
+        elif context.operation_type is OperationType.SUBSCRIPTION and not context.context.streams:
+            self._refuse("A subscription needs a WebSocket, or SSE: send Accept: text/event-stream.")
+        yield
+
+    def _refuse(self, message: str) -> None:
+        error = GraphQLError(message, extensions={"code": "BAD_REQUEST"})
+        self.execution_context.pre_execution_errors = [error]
 
 
 def _is_long(extension: SchemaExtension) -> bool:
@@ -133,4 +158,5 @@ def extensions(*, introspection: bool) -> list[Factory]:
         lambda: AddValidationRules(rules),
         lambda: DocumentCache(maxsize=CACHED),
         lambda: VerdictCache(maxsize=CACHED),
+        Runnable,
     ]

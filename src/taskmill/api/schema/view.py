@@ -30,6 +30,7 @@ from taskmill.api.auth import Session, bearer
 from taskmill.api.edge import refusal, refused, request_id
 from taskmill.api.page import PAGE, PAGE_POLICY
 from taskmill.api.schema.context import Context, Services
+from taskmill.api.schema.faults import told
 from taskmill.api.schema.live import TRY_AGAIN
 from taskmill.api.text import JsonError, load_json
 from taskmill.errors import BadRequest, TaskmillError, Unauthenticated, Unavailable
@@ -180,6 +181,7 @@ class GraphQLView(GraphQL[Context, None]):
             context.session = await self._session(token)
         else:
             context.handshake = request.headers.getlist("authorization")
+            context.streams = True
         return context
 
     async def on_ws_connect(self, context: Context) -> UnsetType | dict[str, object] | None:
@@ -223,15 +225,22 @@ class GraphQLView(GraphQL[Context, None]):
             raise BadRequest("operationName: a string is expected.")
         return data
 
+    async def execute_operation(self, *args: Any, **given: Any) -> Any:
+        given["context"].streams = given["request_data"].protocol == "sse"
+        return await super().execute_operation(*args, **given)
+
     # ---- out --------------------------------------------------------------------------------------------------
 
     def encode_json(self, data: object) -> bytes:
         return msgspec.json.encode(data)
 
     async def process_result(self, request: Request, result: ExecutionResult) -> GraphQLHTTPResponse:
-        if isinstance(result, PreExecutionError):
-            # Nothing ran. Clients from before the GraphQL-over-HTTP draft take only 200 for a GraphQL answer.
-            request.state.refused = RESPONSE_JSON in request.headers.get("accept", "")
+        if result.errors:
+            result.errors = told(result.errors, request_id(request.scope))
+        if isinstance(result, PreExecutionError) or _ran_nothing(result):
+            # Clients from before the GraphQL-over-HTTP draft take only 200 for an answer about a document.
+            unfit = any((e.extensions or {}).get("code") == "BAD_REQUEST" for e in result.errors or ())
+            request.state.refused = unfit or RESPONSE_JSON in request.headers.get("accept", "")
         return await super().process_result(request, result)
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
@@ -256,6 +265,11 @@ class GraphQLView(GraphQL[Context, None]):
         response = _Stream(stream(), headers=dict(headers))
         response.send_timeout = self.services.options.send_timeout
         return response
+
+
+def _ran_nothing(result: ExecutionResult) -> bool:
+    """The variables were refused: an error of the request, not of a field."""
+    return result.data is None and bool(result.errors) and all(e.path is None for e in result.errors or ())
 
 
 def _socket_token(context: Context) -> str | None:
