@@ -12,7 +12,6 @@ import difflib
 import hashlib
 import os
 import re
-import secrets
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -23,9 +22,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from taskmill.errors import ConfigError
 from taskmill.runtime import forms
+from taskmill.runtime.secret import SECRET_MINIMUM, kept_secret
 
 if TYPE_CHECKING:  # each process imports the layers that it runs, and no others
     from taskmill.api.options import ApiOptions, AuthOptions
+    from taskmill.handlers.options import HandlerOptions
     from taskmill.index.connect import IndexOptions
     from taskmill.sql.engine import SqlOptions
     from taskmill.tasks.mill import TaskOptions
@@ -33,8 +34,6 @@ if TYPE_CHECKING:  # each process imports the layers that it runs, and no others
     from taskmill.worker.options import WorkerOptions
 
 ENV_FILE: Final = ".env"
-SECRET_MINIMUM: Final = 32
-"""Bytes of JWT_SECRET: as many as HS256 mixes in."""
 SECRET_FILE: Final = "jwt-secret"  # noqa: S105 (a name)
 DEVELOPMENT_APP: Final = "taskmill.handlers:app"
 
@@ -307,6 +306,21 @@ class Settings(BaseSettings):
             name=self.worker_name,
         )
 
+    def handler_options(self) -> HandlerOptions:
+        """Of taskmill.handlers. Their `environment` is what a worker adds to its own before it starts runners."""
+        from taskmill.handlers.options import HandlerOptions
+
+        return HandlerOptions(
+            media=self.media_folder,
+            smtp_host=self.smtp_host,
+            smtp_port=self.smtp_port,
+            smtp_security=self.smtp_security,
+            smtp_from=self.smtp_from,
+            smtp_user=self.smtp_user,
+            smtp_password=self.smtp_password,
+            webhook_allow_private=self.webhook_allow_private,
+        )
+
     def api_options(self) -> ApiOptions:
         from taskmill.api.options import ApiOptions
 
@@ -327,35 +341,6 @@ class Settings(BaseSettings):
             bcrypt_rounds=self.bcrypt_rounds,
             first_admin=not self.production,
         )
-
-
-def kept_secret(path: Path) -> bytes:
-    """The secret in this file, mode 0600; made when it is not there. Of two that make it at once, one wins, and both
-    return its. A crash leaves no half-written file, at most one with another name."""
-    try:
-        if not path.exists():
-            draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-            try:
-                with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write(secrets.token_urlsafe(48).encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.link(draft, path)
-            except FileExistsError:
-                pass  # another was faster
-            finally:
-                draft.unlink(missing_ok=True)
-        path.chmod(0o600)
-        key = path.read_bytes().strip()
-    except OSError as error:
-        raise ConfigError(
-            f"TASKMILL_DATA: cannot keep a secret there ({(error.strerror or '').lower()})"
-        ) from None
-    if len(key) < SECRET_MINIMUM:
-        raise ConfigError(
-            f"{path}: expected a secret of {SECRET_MINIMUM} bytes: remove the file, a new one is made"
-        )
-    return key
 
 
 def setting_names() -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from taskmill.errors import ConfigError
-from taskmill.settings import DEVELOPMENT_APP, Settings, kept_secret, setting_names
+from taskmill.handlers.options import HandlerOptions
+from taskmill.runtime.secret import kept_secret
+from taskmill.settings import DEVELOPMENT_APP, Settings, setting_names
 
 GOOD_SECRET = "a-good-secret-of-more-than-32-bytes!"
 
@@ -389,3 +391,33 @@ def test_options_of_the_layers_are_filled() -> None:
     assert (tasks.lease, tasks.policy.max_retries, tasks.policy.backoff.base) == (2, 9, 0.5)
     assert (index.url, index.prefix, index.hold) == ("redis://h", "p", 7)
     assert (api.port, api.development) == (4000, True)
+
+
+def test_options_of_worker_and_scheduler_are_filled() -> None:
+    """And failed tasks are kept unless a setting says otherwise."""
+    settings = load(
+        TASKMILL_LEASE="2", TASKMILL_DRAIN="3", TASKMILL_RUN_TIMEOUT="4", TASKMILL_QUEUES="a", TASKMILL_APP="m:a",
+        TASKMILL_LOG_LEVEL="debug", TASKMILL_RESCUE="0.5", TASKMILL_VERIFY_GRACE="0.2", TASKMILL_KEEP_COMPLETED_DAYS="7",
+    )  # fmt: skip
+    worker, upkeep = settings.worker_options(), settings.upkeep_options()
+    assert (worker.lease, worker.drain, worker.timeout, worker.queues) == (2, 3, 4, ("a",))
+    assert (worker.app, worker.log_level) == ("m:a", "DEBUG")
+    assert (upkeep.rescue, upkeep.verify_grace, upkeep.retain_completed_days) == (0.5, 0.2, 7)
+    assert upkeep.retain_failed_days is None
+    assert load(TASKMILL_KEEP_FAILED_DAYS="9").upkeep_options().retain_failed_days == 9
+
+
+def test_handlers_get_their_options_through_the_environment(tmp_path: Path) -> None:
+    """What settings say arrives in a runner, which imports no settings."""
+    options = load(
+        TASKMILL_SMTP_HOST="mail.example", TASKMILL_SMTP_USER="u", TASKMILL_SMTP_PASSWORD="hunter2",
+        TASKMILL_WEBHOOK_ALLOW_PRIVATE="yes",
+    ).handler_options()  # fmt: skip
+    assert options.media == tmp_path / ".taskmill" / "media"
+    assert (options.smtp_host, options.smtp_password, options.webhook_allow_private) == (
+        "mail.example",
+        "hunter2",
+        True,
+    )
+    assert HandlerOptions.read(options.environment()) == options
+    assert "hunter2" not in repr(options)
