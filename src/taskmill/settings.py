@@ -139,7 +139,13 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["auto", "console", "json"], Lower] = _setting("TASKMILL_LOG_FORMAT", "auto", "auto, console or json", "auto: console on a terminal, JSON otherwise.")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = _setting("TASKMILL_LOG_LEVEL", "info", "debug, info, warning or error", "The least important lines that are written.")
     no_color: str | None = _setting("NO_COLOR", None, "any text", "Set to anything: logs without colours.")
-    # retention
+    # upkeep
+    rescue_every: float = _seconds("TASKMILL_RESCUE", 3, 0.1, 600, "Between two looks for leases that ran out; at most a third of the lease.")
+    verify_every: float = _seconds("TASKMILL_VERIFY", 2, 0.1, 600, "Between two comparisons of the index with the record.")
+    verify_grace: float = _seconds("TASKMILL_VERIFY_GRACE", 2, 0.1, 600, "Younger rows may be on their way to the index.")
+    report_every: float = _seconds("TASKMILL_REPORT", 300, 1, 86400, "Between two log lines about the health of the queues.")
+    leader_ttl: float = _seconds("TASKMILL_LEADER_TTL", 15, 1, 600, "A scheduler not seen for so long leaves its place to another.")
+    retain_hour: int = _count("TASKMILL_RETAIN_HOUR", 2, 0, 23, "Hour of the day, in UTC, of the daily deletion.")
     keep_completed_days: int = _count("TASKMILL_KEEP_COMPLETED_DAYS", 30, 1, 36_500, "Days until completed and cancelled tasks are deleted.")
     keep_failed_days: int = _count("TASKMILL_KEEP_FAILED_DAYS", 0, 0, 36_500, "Days until failed tasks are deleted; 0 keeps them.")
     # the handlers that come with Taskmill
@@ -286,7 +292,12 @@ class Settings(BaseSettings):
         from taskmill.upkeep.options import UpkeepOptions
 
         return UpkeepOptions(
-            rescue=min(3.0, self.lease / 3),
+            rescue=min(self.rescue_every, self.lease / 3),
+            verify=self.verify_every,
+            verify_grace=self.verify_grace,
+            report=self.report_every,
+            leader_ttl=self.leader_ttl,
+            retain_hour=self.retain_hour,
             retain_completed_days=self.keep_completed_days,
             retain_failed_days=self.keep_failed_days or None,
         )
@@ -304,6 +315,8 @@ class Settings(BaseSettings):
             drain=self.drain,
             timeout=self.run_timeout,
             name=self.worker_name,
+            log_format=self.log_format,
+            log_level=self.log_level.upper(),
         )
 
     def handler_options(self) -> HandlerOptions:
