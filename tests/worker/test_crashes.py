@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from taskmill.model.state import Status
-from tests.support import ROOT, running, wait_until
+from tests.support import ROOT, Processes, running, wait_until
 from tests.worker.conftest import MakeApp
 from tests.worker.kit import FakeSource, working
 
@@ -106,7 +106,9 @@ async def test_a_runner_is_replaced_after_it_died(source: FakeSource, make_app: 
         assert main_pid(worker) != first
 
 
-async def test_a_runner_ends_with_its_supervisor(tmp_path: Path, make_app: MakeApp) -> None:
+async def test_a_runner_ends_with_its_supervisor(
+    tmp_path: Path, make_app: MakeApp, processes: Processes
+) -> None:
     """SIGKILL to the supervisor: the runner dies even while its handler holds the interpreter."""
     app = make_app(
         f"""
@@ -128,16 +130,11 @@ async def main():
         await asyncio.sleep(60)
 asyncio.run(main())
 """
-    parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, start_new_session=True)
-    try:
-        await wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
-        pid = int((tmp_path / "pid").read_text())
-        parent.kill()
-        parent.wait(10)
-        await wait_until(lambda: not running(pid), what="the runner is gone")
-    finally:
-        parent.kill()
-        parent.wait(10)
+    parent = processes.start([sys.executable, "-c", script])
+    await wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    pid = int((tmp_path / "pid").read_text())
+    parent.kill()
+    await wait_until(lambda: not running(pid), what="the runner is gone")
 
 
 async def test_a_runner_inherits_one_socket_and_nothing_else(source: FakeSource, make_app: MakeApp) -> None:
@@ -152,16 +149,20 @@ async def test_a_runner_inherits_one_socket_and_nothing_else(source: FakeSource,
     os.set_inheritable(write, True)
     try:
         async with working(source, app) as worker:
-            pipe = os.readlink(f"/proc/self/fd/{write}")
-            fds = Path(f"/proc/{main_pid(worker)}/fd")
-            links = {fd.name: os.readlink(fd) for fd in fds.iterdir()}
-            assert pipe not in links.values()
-            sockets = [link for link in links.values() if link.startswith("socket:")]
-            ours = {os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.exists()}
-            assert not ours & set(sockets)
+            theirs = open_files(main_pid(worker))
+            assert not theirs & {file for file in open_files() if not file.startswith("/")}
     finally:
         os.close(read)
         os.close(write)
+
+
+def open_files(pid: int | str = "self") -> set[str]:
+    """What its descriptors from 3 on point to, but for those of the kernel that have no name of their own."""
+    links = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            links.add(str(fd.readlink()) if int(fd.name) > 2 else "")
+    return {link for link in links if link and not link.startswith("anon_inode:")}
 
 
 async def test_what_a_handler_left_running_ends_with_its_runner(

@@ -20,6 +20,7 @@ from taskmill.model.task import Ended, Outcome
 from taskmill.runner import messages
 from taskmill.runner.executor import execute, execute_blocking, failed, message_of, stopped
 from taskmill.runner.text import log_fields, log_message
+from taskmill.runtime.loop import wait_for_event
 
 LINES_HELD: Final = 5_000
 """Log lines that wait while the supervisor does not read. Later ones are dropped and counted."""
@@ -55,6 +56,7 @@ class Core:
         self._dropped = 0
         self._mail: deque[Callable[[], None]] = deque()
         self._mail_due = False
+        self._idle: asyncio.Event | None = None
 
     # -- life --------------------------------------------------------------------------------------------
 
@@ -69,13 +71,13 @@ class Core:
             ]
         )
 
-    async def stop(self) -> list[str]:
-        """Cancels what still runs, without waiting for threads, and runs the shutdown hooks; what they failed with."""
+    async def stop(self, grace: float) -> list[str]:
+        """Cancels what still runs, waits for it at most `grace` s, runs the shutdown hooks; what they failed with."""
         for run in list(self._runs):
             self._cancel(run, messages.DRAIN)
-        tasks = list(self._tasks.values())
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
+        if self._runs:
+            self._idle = asyncio.Event()
+            await wait_for_event(self._idle, grace)
         for call in self._calls.values():
             call.cancel()
         problems = []
@@ -139,6 +141,8 @@ class Core:
         self._tasks.pop(run, None)
         self._started.discard(run)
         self._progress.pop(run, None)
+        if self._idle is not None and not self._runs:
+            self._idle.set()
         if outcome.ended is Ended.SUCCEEDED:
             self._send(messages.Done(run, outcome.ended, outcome.result))
             return

@@ -46,9 +46,9 @@ class Answer(Message, tag=3):
 
 
 class Stop(Message, tag=4):
-    """Run the shutdown hooks and end. `now`: what still runs is cancelled first, and not waited for."""
+    """Cancel what still runs, wait for it `grace` seconds, run the shutdown hooks and end. Nothing follows it."""
 
-    now: bool = False
+    grace: float = 0.0
 
 
 Down = Job | Cancel | Answer | Stop

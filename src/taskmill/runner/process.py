@@ -54,6 +54,7 @@ class Process:
     def __init__(self, app: str, slots: int) -> None:
         self._app = app
         self._slots = slots
+        self._grace = 0.0
         self._core: Core | None = None
         self._stop: asyncio.Event | None = None
         self._wire: Wire[Any, Any] | None = None
@@ -74,7 +75,7 @@ class Process:
         if refusal is None:
             await self._stop.wait()
             assert self._core is not None
-            for problem in await self._core.stop():
+            for problem in await self._core.stop(self._grace):
                 log.error("a shutdown hook failed", error=problem)
         else:
             self._stop.set()
@@ -99,7 +100,9 @@ class Process:
     def _receive(self, batch: list[messages.Down]) -> None:
         if self._core is not None:
             self._core.receive(batch)
-        if self._stop is not None and type(batch[-1]) is messages.Stop:
+        last = batch[-1]
+        if self._stop is not None and isinstance(last, messages.Stop):
+            self._grace = last.grace
             self._stop.set()
 
     def _resume(self) -> None:

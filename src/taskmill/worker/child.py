@@ -75,7 +75,7 @@ class Child:
 
     def terminate(self) -> None:
         """Asks it and all that its handlers started to end; kills what is left after the grace."""
-        self._wire.send(messages.Stop(now=True))
+        self._wire.send(messages.Stop(self._grace / 2))
         self._wire.flush()
         self._signal(signal.SIGTERM)
         self._loop.call_later(self._grace, self.kill)

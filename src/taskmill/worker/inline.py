@@ -58,8 +58,9 @@ class Inline:
         batch, self._down = self._down, []
         if self._core is not None:
             self._core.receive(batch)
-        if any(isinstance(message, messages.Stop) for message in batch):
-            self._stopping = self._stopping or self._loop.create_task(self._stop())
+        last = batch[-1]
+        if isinstance(last, messages.Stop):
+            self._stopping = self._stopping or self._loop.create_task(self._stop(last.grace))
 
     def _report(self, message: messages.Up) -> None:
         if not self._up:
@@ -70,16 +71,16 @@ class Inline:
         batch, self._up = self._up, []
         self._on_messages(batch)
 
-    async def _stop(self) -> None:
+    async def _stop(self, grace: float) -> None:
         if self._core is not None:
-            await self._core.stop()
+            await self._core.stop(grace)
         self._loop.call_soon(self._on_gone, "stop")
 
     def terminate(self) -> None:
-        self.send(messages.Stop(now=True))
+        self.send(messages.Stop())
 
     def kill(self) -> None:
-        self.send(messages.Stop(now=True))
+        self.send(messages.Stop())
 
 
 def inline(app: Taskmill | None = None) -> MakeLink:

@@ -128,7 +128,8 @@ class Runners:
         if run.alone and self._options.processes:
             runner = self._spare.pop() if self._spare else self._spawn_solo()
         else:
-            ready = [runner for runner in self._main if runner.state is State.READY]
+            # One that still starts will do: the claim was on its way when the one before it went.
+            ready = [runner for runner in self._main if runner.state is State.READY] or self._main
             runner = min(ready, key=_load) if ready else None
         if runner is None:
             return False
@@ -265,7 +266,7 @@ class Runners:
         if starting:
             runner.link.kill()
             return
-        runner.link.send(messages.Stop(now=bool(runner.runs)))
+        runner.link.send(messages.Stop(self._options.grace))
         if not self._stopping:
             self._later(self._options.stop_timeout, runner.link.kill)
 

@@ -1,0 +1,188 @@
+"""Leases are renewed whatever handlers do; a lease that is lost is never settled."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.support import wait_until
+from tests.worker.conftest import MakeApp
+from tests.worker.kit import FakeSource, working
+
+APP = """
+    @app.task("WAIT")
+    async def w(ctx, payload):
+        try:
+            await asyncio.sleep(payload or 60)
+        except asyncio.CancelledError:
+            open(os.environ["PYTHONPATH"] + "/stopped", "w").write(ctx.cancelled.reason)
+            raise
+        return "waited"
+
+    @app.task("THREAD")
+    def t(ctx, payload): time.sleep(600)
+
+    @app.task("PID")
+    async def p(ctx, payload): return os.getpid()
+"""
+
+
+async def test_a_handler_that_blocks_for_three_leases_keeps_its_lease(make_app: MakeApp) -> None:
+    """It holds its interpreter; the supervisor renews, the task runs once and completes."""
+    source = FakeSource(lease=0.9)
+    app = make_app(
+        """
+        @app.task("BLOCK")
+        async def b(ctx, payload):
+            end = time.monotonic() + 2.8
+            while time.monotonic() < end:
+                sum(range(100_000))
+            return ctx.attempt
+        """
+    )
+    task = source.add("BLOCK")
+    async with working(source, app):
+        await wait_until(lambda: source.of(task))
+    assert source.ended(task) == ["SUCCEEDED"]
+    assert source.of(task)[0].result == "1"
+    assert source.renewals[task] >= 6
+
+
+async def test_a_lost_lease_stops_the_handler_and_its_outcome_is_not_sent(
+    source: FakeSource, make_app: MakeApp, tmp_path: Path
+) -> None:
+    """A renewal tells that another run has the task."""
+    source.lease = 0.6
+    task = source.add("WAIT")
+    async with working(source, make_app(APP)) as worker:
+        await wait_until(lambda: worker.supervisor.book.runs)
+        await wait_until(lambda: source.renewals[task])
+        source.take_away(task)
+        await wait_until(lambda: (tmp_path / "stopped").exists() and (tmp_path / "stopped").read_text())
+        await wait_until(lambda: worker.supervisor.book.free == 5)
+    assert (tmp_path / "stopped").read_text() == "lost"
+    assert source.outcomes == []
+
+
+async def test_a_thread_that_lost_its_lease_is_killed_with_its_runner(
+    source: FakeSource, make_app: MakeApp
+) -> None:
+    """Nothing else runs there, so the process goes at once; the worker goes on with another."""
+    source.lease = 0.6
+    task = source.add("THREAD")
+    async with working(source, make_app(APP)) as worker:
+        first = worker.supervisor.runners._main[0].link.pid
+        await wait_until(lambda: source.renewals[task])
+        source.take_away(task)
+        await wait_until(lambda: worker.supervisor.book.free == 5)
+        later = source.add("PID")
+        await wait_until(lambda: source.of(later))
+    assert source.of(task) == []
+    assert source.of(later)[0].result != str(first)
+
+
+async def test_an_outage_longer_than_a_lease_gives_the_runs_up(
+    source: FakeSource, make_app: MakeApp, tmp_path: Path
+) -> None:
+    """The handler is stopped before its lease is over by the record's clock; nothing is settled afterwards."""
+    source.lease = 0.8
+    source.requeue = False
+    source.add("WAIT")
+    async with working(source, make_app(APP)) as worker:
+        await wait_until(lambda: worker.supervisor.book.runs)
+        source.down = True
+        await wait_until((tmp_path / "stopped").exists)
+        await wait_until(lambda: worker.supervisor.book.free == 5)
+        source.down = False
+        await asyncio.sleep(0.2)
+    assert source.outcomes == []
+
+
+async def test_an_outage_of_half_a_lease_costs_nothing(source: FakeSource, make_app: MakeApp) -> None:
+    """A run that ended meanwhile is settled when the record is back, once."""
+    source.lease = 2.0
+    task = source.add("WAIT", 0.3)
+    async with working(source, make_app(APP)) as worker:
+        await wait_until(lambda: worker.supervisor.book.runs)
+        source.down = True
+        await asyncio.sleep(1.0)
+        assert source.outcomes == []
+        source.down = False
+        await wait_until(lambda: source.of(task))
+        await wait_until(lambda: worker.supervisor.book.free == 5)
+    assert source.ended(task) == ["SUCCEEDED"]
+
+
+async def test_a_buffered_outcome_keeps_its_lease(source: FakeSource, make_app: MakeApp) -> None:
+    """While its settle is on its way, for three leases, renewals go on; no new task is claimed into its slot."""
+    source.lease = 0.6
+    source.settle_gate = asyncio.Event()
+    task, behind = source.add("PID"), source.add("PID")
+    async with working(source, make_app(APP), concurrency=1) as worker:
+        await wait_until(lambda: source.batches)
+        await wait_until(lambda: source.renewals[task] >= 9)
+        assert worker.supervisor.book.free == 0
+        assert behind not in source.held
+        source.settle_gate.set()
+        await wait_until(lambda: source.ended(behind) == ["SUCCEEDED"])
+    assert source.ended(task) == ["SUCCEEDED"]
+
+
+async def test_a_settle_that_was_on_its_way_decides_over_a_renewal(
+    source: FakeSource, make_app: MakeApp
+) -> None:
+    """A renewal that finds the task finished says lost, while the answer to the settle is still to come."""
+    source.lease = 0.6
+    source.settle_gate = asyncio.Event()
+    task = source.add("PID")
+    async with working(source, make_app(APP)) as worker:
+        await wait_until(lambda: source.batches)
+        held = source.held.pop(task)
+        seen = source.renewals[task]
+        await wait_until(lambda: source.renewals[task] > seen + 1)
+        source.held[task] = held
+        assert len(worker.supervisor.book.runs) == 1
+        source.settle_gate.set()
+        await wait_until(lambda: worker.supervisor.book.free == 5)
+        assert worker.supervisor._settler.settled == 1
+
+
+async def test_stale_outcomes_are_counted_and_dropped(source: FakeSource, make_app: MakeApp) -> None:
+    """The source says that another run has the task: the slot is free, nothing is sent again."""
+    task = source.add("WAIT", 0.2)
+    async with working(source, make_app(APP)) as worker:
+        await wait_until(lambda: worker.supervisor.book.runs)
+        source.take_away(task)
+        await wait_until(lambda: worker.supervisor.book.free == 5)
+        assert worker.supervisor._settler.stale == 1
+    assert len(source.of(task)) == 1
+
+
+async def test_one_outcome_that_cannot_be_recorded_does_not_hold_up_others(
+    source: FakeSource, make_app: MakeApp
+) -> None:
+    """A refusal that is no outage: each goes alone, the guilty one ends as RESULT_INVALID."""
+    source.requeue = False
+    ids = [source.add("WAIT", 0.1) for _ in range(3)]
+    settle = source.settle
+
+    async def refusing(batch):  # type: ignore[no-untyped-def]
+        if any(claimed.id == ids[1] and outcome.result for claimed, outcome in batch):
+            raise RuntimeError("a value that SQL refuses")
+        return await settle(batch)
+
+    source.settle = refusing  # type: ignore[method-assign]
+    async with working(source, make_app(APP)):
+        await wait_until(lambda: len(source.outcomes) == 3)
+    assert [source.of(task)[0].error_type for task in ids] == [None, "RESULT_INVALID", None]
+
+
+async def test_a_claim_that_fails_is_tried_again(source: FakeSource, make_app: MakeApp) -> None:
+    """With a backoff; the worker lives on."""
+    source.down = True
+    async with working(source, make_app(APP)) as worker:
+        await wait_until(lambda: source.calls["claim"] >= 2)
+        task = source.add("PID")
+        source.down = False
+        await wait_until(lambda: source.of(task))
+        assert not worker.task.done()
