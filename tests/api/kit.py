@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import httpx2
+import pytest
 import sqlalchemy as sa
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from taskmill.api.app import create_app
@@ -26,6 +28,8 @@ from taskmill.runtime.probes import Probes
 from taskmill.sql.engine import Database, SqlOptions, open_database
 from taskmill.tasks.mill import Mill, TaskOptions
 from taskmill.tasks.submit import Submitter
+
+every_engine = pytest.mark.parametrize("sql_engine", ["sqlite", "mariadb", "mysql"], indirect=True)
 
 SECRET = b"a secret for tests, 32 bytes or more"
 PASSWORD = "securepassword"
@@ -138,8 +142,9 @@ class Socket:
     async def closed(self, timeout: float = 10.0) -> tuple[int | None, str | None]:
         """Code and reason of the close, whatever comes before it."""
         async with asyncio.timeout(timeout):
-            async for _ in self.connection:
-                pass
+            with suppress(ConnectionClosed):
+                while True:
+                    await self.connection.recv()
             await self.connection.wait_closed()
         return self.connection.close_code, self.connection.close_reason
 

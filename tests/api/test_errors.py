@@ -12,8 +12,6 @@ from taskmill.api.options import ApiOptions
 from taskmill.tasks import read
 from tests.api.kit import TASK, Api, running
 
-pytestmark = pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
-
 DEEP = b'{"query":"{me{id}}","variables":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
 QUERY = b'"query":"{me{id}}"'
 

@@ -7,7 +7,9 @@ import sqlalchemy as sa
 from taskmill.model.ids import parse_id
 from taskmill.model.state import Status
 from taskmill.sql.schema import tasks
-from tests.api.kit import Api, running
+from tests.api.kit import Api, every_engine, running
+
+pytestmark = every_engine
 
 REGISTER = """
 mutation Register {

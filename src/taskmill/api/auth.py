@@ -101,7 +101,7 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, OverflowError, TypeError, RecursionError):
             # A token is made of what an attacker chose: claims of any type and size.
             raise Unauthenticated(_INVALID) from None
-        if claims["typ"] != ACCESS or claims["aud"] != AUDIENCE:
+        if claims["typ"] != ACCESS or claims["aud"] != AUDIENCE or not isinstance(claims["exp"], int):
             raise Unauthenticated(_INVALID)
         return claims
 

@@ -132,7 +132,7 @@ class Runnable(SchemaExtension):
         operations = (
             [d for d in document.definitions if isinstance(d, OperationDefinitionNode)] if document else []
         )
-        if len(operations) > 1 and context._provided_operation_name is None:  # noqa: SLF001 (its public form guesses)
+        if len(operations) > 1 and context._provided_operation_name is None:  # its public form guesses
             self._refuse("The document has several operations: operationName is expected.")
         elif context.operation_type is OperationType.SUBSCRIPTION and not context.context.streams:
             self._refuse("A subscription needs a WebSocket, or SSE: send Accept: text/event-stream.")
