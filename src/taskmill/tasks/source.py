@@ -60,6 +60,7 @@ class LocalSource:
         self._registry = Registry()
         self._bells = AsyncExitStack()
         self._rung = asyncio.Event()
+        self._poked = False
         self._cancels: deque[tuple[bytes, int]] = deque(maxlen=CANCELS)
         self._cancelled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,18 +87,22 @@ class LocalSource:
             raise AssertionError("claim before start")
         until = boottime() + wait
         async with self._claiming:
+            self._poked = False
             while not self._halted:
                 self._rung.clear()
                 claimed = await self._claimer.claim(n, suspects=suspects, wait=True)
                 left = until - boottime()
-                if claimed or left <= 0:
+                if claimed or left <= 0 or self._poked:
                     return claimed
                 if not await self._wait(min(left, POLL)) and left <= POLL:
+                    return []
+                if self._poked:
                     return []
         return []
 
     def poke(self) -> None:
-        """Let a waiting claim return."""
+        """Let a waiting claim return: the next one may ask for more, or for suspects again."""
+        self._poked = True
         self._rung.set()
 
     async def halt(self) -> None:
