@@ -275,16 +275,27 @@ def _change(s: Settlement) -> Change:
 # ---- the async shell ----------------------------------------------------------------------------------------------
 
 
+Kept = dict[tuple[bytes, int], Settlement]
+"""Settlements that were sent and not answered, by (id, fence)."""
+
+
 async def settle_batch(
-    mill: Mill, batch: Sequence[tuple[Claimed, Outcome]], worker: str, *, patience: float
+    mill: Mill,
+    batch: Sequence[tuple[Claimed, Outcome]],
+    worker: str,
+    *,
+    patience: float,
+    kept: Kept | None = None,
 ) -> list[bool]:
     """Settle a batch in one transaction; an answer for each, when it is committed.
 
     False: stale, another run owns the task. Unavailable when the database did not answer within `patience` seconds:
-    the same call may not be sent again with new decisions, its leases run out.
+    the outcomes may stand or not. Send them again with the same `kept`, so that each keeps its decision and its
+    operation, in whatever batch it comes.
     """
+    kept = {} if kept is None else kept
     known = await _known(mill, batch)
-    settlements = [prepare(c, o, known, worker, mill.options.policy, mill.rng) for c, o in batch]
+    settlements = [_prepare_once(mill, c, o, known, worker, kept) for c, o in batch]
 
     def blind(connection: Connection) -> list[bool]:
         settle(connection, settlements)
@@ -298,8 +309,20 @@ async def settle_batch(
             answers = await mill.db.write(blind, resend=looking, patience=patience)
         except Short:
             answers = await mill.db.write(looking, resend=looking, patience=patience)
+    for s in settlements:
+        kept.pop(s.key, None)
     _count(mill, settlements, answers)
     return answers
+
+
+def _prepare_once(
+    mill: Mill, claimed: Claimed, outcome: Outcome, known: frozenset[str], worker: str, kept: Kept
+) -> Settlement:
+    settlement = kept.get((claimed.id, claimed.fence))
+    if settlement is None or settlement.outcome is not outcome:
+        settlement = prepare(claimed, outcome, known, worker, mill.options.policy, mill.rng)
+        kept[settlement.key] = settlement
+    return settlement
 
 
 def prepare(

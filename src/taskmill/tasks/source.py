@@ -27,7 +27,7 @@ from taskmill.tasks.claimer import Claimer
 from taskmill.tasks.log import LogWriter
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.renew import renew_leases
-from taskmill.tasks.settle import settle_batch
+from taskmill.tasks.settle import Kept, settle_batch
 from taskmill.tasks.submit import Submitter
 
 log = structlog.get_logger(__name__)
@@ -66,6 +66,7 @@ class LocalSource:
         self._tasks: list[asyncio.Task[None]] = []
         self._claiming = asyncio.Lock()
         self._halted = False
+        self._kept: Kept = {}
 
     async def start(self, registry: Registry) -> None:
         """Write the worker's row and open its bells. Unavailable when SQL does not answer."""
@@ -119,7 +120,7 @@ class LocalSource:
     async def settle(self, batch: Sequence[tuple[Claimed, Outcome]]) -> list[bool]:
         """One transaction. It is tried until the last of the leases has ended: after that rescue has them."""
         patience = max(max(c.deadline for c, _ in batch) - boottime(), self._mill.options.lease / 3)
-        return await settle_batch(self._mill, batch, self._options.name, patience=patience)
+        return await settle_batch(self._mill, batch, self._options.name, patience=patience, kept=self._kept)
 
     async def log(self, lines: Sequence[LogLine]) -> None:
         await self._logs.write(lines)
