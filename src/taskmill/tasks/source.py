@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 POLL: Final = 1.0
 """Seconds between two looks of an idle worker: the poll behind the bell."""
 CANCELS: Final = 1000
+KEPT: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +90,16 @@ class LocalSource:
         until = boottime() + wait
         async with self._claiming:
             self._poked = False
-            while not self._halted:
+            claimed: list[Claimed] = []
+            while not claimed and not self._halted and not self._poked:
                 self._rung.clear()
                 claimed = await self._claimer.claim(n, suspects=suspects, wait=True)
                 left = until - boottime()
-                if claimed or left <= 0 or self._poked:
-                    return claimed
-                if not await self._wait(min(left, POLL)) and left <= POLL:
-                    return []
-                if self._poked:
-                    return []
-        return []
+                if left <= 0:
+                    break
+                if not claimed and not self._poked and not await self._wait(min(left, POLL)) and left <= POLL:
+                    break
+        return claimed
 
     def poke(self) -> None:
         """Let a waiting claim return: the next one may ask for more, or for suspects again."""
@@ -120,6 +120,8 @@ class LocalSource:
     async def settle(self, batch: Sequence[tuple[Claimed, Outcome]]) -> list[bool]:
         """One transaction. It is tried until the last of the leases has ended: after that rescue has them."""
         patience = max(max(c.deadline for c, _ in batch) - boottime(), self._mill.options.lease / 3)
+        while len(self._kept) > KEPT:
+            self._kept.pop(next(iter(self._kept)))  # the oldest: of a lease that was lost unanswered
         return await settle_batch(self._mill, batch, self._options.name, patience=patience, kept=self._kept)
 
     async def log(self, lines: Sequence[LogLine]) -> None:
