@@ -167,7 +167,7 @@ def settle(connection: Connection, batch: Sequence[Settlement]) -> None:
     """The blind way: all of the batch, or Short and nothing."""
     if len({s.claimed.id for s in batch}) < len(batch):
         raise Short  # two fences of one task: at most one of them matches
-    matched = connection.execute(_BLIND, {"rows": doc(_values(s) for s in batch)}).rowcount
+    matched = connection.execute(_BLIND, {"rows": _document(batch)}).rowcount
     if matched != len(batch):
         raise Short
     _record(connection, batch, Verb.SETTLE)
@@ -198,7 +198,7 @@ def write_locked(connection: Connection, batch: Sequence[Settlement], verb: Verb
     """Write decisions for rows that this transaction has locked and looked at."""
     if not batch:
         return
-    matched = connection.execute(_LOCKED, {"rows": doc(_values(s) for s in batch)}).rowcount
+    matched = connection.execute(_LOCKED, {"rows": _document(batch)}).rowcount
     if matched != len(batch):
         raise AssertionError(f"{verb}: {matched} of {len(batch)} locked rows matched")
     _record(connection, batch, verb)
@@ -225,6 +225,11 @@ def _record(connection: Connection, batch: Sequence[Settlement], verb: Verb) -> 
                 until = s.claimed.fence - RUNS_KEPT
                 connection.execute(_FORGET_RUNS, {"task": s.claimed.id, "until": until})
     append(connection, verb, [_change(s) for s in batch])
+
+
+def _document(batch: Sequence[Settlement]) -> str:
+    """Sorted by id: the rows are locked in this order, and a renewal or a rescue of the same rows locks them so too."""
+    return doc(_values(s) for s in sorted(batch, key=lambda s: s.claimed.id))
 
 
 def _values(s: Settlement) -> list[Any]:
