@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
 
+from taskmill.worker.options import WorkerOptions
+from taskmill.worker.supervisor import Supervisor
 from tests.support import ROOT, Processes, running, wait_until
 from tests.worker.conftest import MakeApp
 from tests.worker.kit import FakeSource, Worker, working
@@ -108,10 +111,6 @@ async def test_a_second_stop_skips_the_waiting_not_the_flushing(
 
 async def test_a_stop_before_the_app_is_loaded(source: FakeSource, make_app: MakeApp) -> None:
     """The worker ends without having claimed anything."""
-    from tests.worker.kit import WorkerOptions  # the same names as the worker's users
-
-    from taskmill.worker.supervisor import Supervisor
-
     supervisor = Supervisor(source, WorkerOptions(app=make_app("time.sleep(60)")))
     worker = Worker(supervisor, source)
     await wait_until(lambda: supervisor.runners._main)
@@ -157,8 +156,6 @@ async def main():
     print("ended", source.ended(task), flush=True)
 asyncio.run(main())
 """
-    import os
-
     process = processes.start([sys.executable, "-c", script])
     pid = int(process.wait_for_output(" end").split("runner ")[1].split()[0])
     os.kill(pid, signal.SIGTERM)

@@ -54,39 +54,34 @@ class Group:
         stop = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait((stop, *tasks), return_when=asyncio.FIRST_COMPLETED)
-            dead = None if self._stop.is_set() else next((task for task in tasks if task.done()), None)
-            death = None if dead is None else _death(dead)
-            if death is not None:
-                log.error(
-                    "a service ended, and with it the process",
-                    service=dead and dead.get_name(),
-                    error=str(death),
-                )
+            first = None if self._stop.is_set() else next((task for task in tasks if task.done()), None)
+            death = None if first is None else _death(first)
             self._stop.set()
-            failure = await self._end(tasks)
+            errors = await self._end(tasks)
         finally:
             stop.cancel()
             await _cancel(tasks)
         if death is not None:
             raise death
-        if failure is not None:
-            raise failure
+        if errors:
+            raise errors[0]
 
-    async def _end(self, tasks: list[asyncio.Task[None]]) -> BaseException | None:
-        """Stops what still runs, last first; the first error that this brought."""
-        failure: BaseException | None = None
+    async def _end(self, tasks: list[asyncio.Task[None]]) -> list[BaseException]:
+        """Stops what still runs, last first; the errors of all."""
+        errors = []
         for service, task in zip(reversed(self._services), reversed(tasks), strict=True):
-            asked = not task.done()
-            if asked:
+            if not task.done():
                 service.stop()
                 await asyncio.wait((task,), timeout=self._grace)
             if not task.done():
                 log.error("a service did not stop in time", service=service.name, seconds=self._grace)
                 await _cancel([task])
-            elif asked and not task.cancelled() and (error := task.exception()) is not None:
-                log.error("a service failed while it stopped", service=service.name, error=str(error))
-                failure = failure or error
-        return failure
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error(
+                    "a service failed", service=service.name, error=str(error), exc_info=_unexpected(error)
+                )
+                errors.append(error)
+        return errors
 
 
 async def run_services(services: Sequence[Service], *, signals: bool = True, grace: float = GRACE) -> int:
@@ -117,13 +112,16 @@ async def run_services(services: Sequence[Service], *, signals: bool = True, gra
 
 def _death(task: asyncio.Task[None]) -> BaseException:
     if task.cancelled():
-        return StartError(f"{task.get_name()} was cancelled")
-    error = task.exception()
-    if error is None:
-        return StartError(f"{task.get_name()} ended without being asked to")
-    if not isinstance(error, TaskmillError):
-        log.error("a service died", service=task.get_name(), exc_info=error)
+        error: BaseException = StartError(f"{task.get_name()} was cancelled")
+    else:
+        error = task.exception() or StartError(f"{task.get_name()} ended without being asked to")
+    log.error("a service ended, and with it the process", service=task.get_name(), error=str(error))
     return error
+
+
+def _unexpected(error: BaseException) -> BaseException | None:
+    """For its traceback: what is no error of ours is a bug."""
+    return None if isinstance(error, TaskmillError) else error
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
