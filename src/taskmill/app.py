@@ -270,6 +270,8 @@ def _check_retries(name: str, value: object, error: type[Exception]) -> None:
 class Handler(Generic[P, R]):
     """A registered function. It is called as before; `type` and the options are its attributes."""
 
+    __name__: str
+
     def __init__(self, function: Callable[P, R], spec: HandlerSpec) -> None:
         functools.update_wrapper(self, function)
         self.function = function
