@@ -33,8 +33,9 @@ HELP = """usage: python3 dev.py COMMAND [ARGUMENTS]   (or: make COMMAND, ARGS="â
   test-unit    the tests that need no server and start no process
   test-e2e     the tests that start processes
   coverage     all tests, with line and branch coverage
-  check        lint, formatting, types, layers, migrations, locks
+  check        lint, formatting, types, layers, migrations, reference, locks
   fmt          format and mend what can be mended
+  reference    write docs/reference/ anew from the code
   lock         write the locks anew from pyproject.toml (--upgrade: to the newest versions)
   bench        bench/NAME.py: python3 dev.py bench drain
   python       the interpreter of .venv
@@ -284,6 +285,7 @@ def main(arguments: List[str]) -> int:
         "coverage": ("dev", tests([], rest, True)),
         "check": ("dev", ["scripts/check.py"] + rest),
         "fmt": ("dev", ["scripts/check.py", "--fix"] + rest),
+        "reference": ("dev", ["scripts/reference.py"] + rest),
         "lock": ("dev", ["scripts/lock.py"] + rest),
         "bench": ("dev", bench(rest) if command == "bench" else []),
         "python": ("dev", rest),

@@ -17,6 +17,7 @@ CHECKS = {
     "types": ["mypy", "--no-error-summary", "--hide-error-context"],
     "layers": ["lint-imports", "--no-logo"],
     "migrations": ["python", "scripts/migrations.py"],
+    "reference": ["python", "scripts/reference.py", "--check"],
     "locks": ["python", "scripts/lock.py", "--check"],
 }
 FIXES = {

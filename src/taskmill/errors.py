@@ -45,54 +45,80 @@ class TaskmillError(Exception):
 
 
 class ConfigError(TaskmillError):
+    """A setting, option or app is wrong: the process does not start (exit status 2)."""
+
     code = "CONFIG"
 
 
 class StartError(TaskmillError):
+    """A server, schema, lock or port stands in the way: the process does not start (exit status 3)."""
+
     code = "START"
 
 
 class RequestError(TaskmillError):
+    """What a caller asked for cannot be done."""
+
     code = "BAD_REQUEST"
 
 
 class BadRequest(RequestError):
+    """The request is not one: body, content type, document."""
+
     code = "BAD_REQUEST"
 
 
 class BadUserInput(RequestError):
+    """A value is outside of what is allowed; the message says which and what is expected."""
+
     code = "BAD_USER_INPUT"
 
 
 class Unauthenticated(RequestError):
+    """No token, or one that does not hold (any more)."""
+
     code = "UNAUTHENTICATED"
 
 
 class Forbidden(RequestError):
+    """Signed in, and not allowed to."""
+
     code = "FORBIDDEN"
 
 
 class NotFound(RequestError):
+    """There is no such thing, or it is somebody else's: the two are told alike."""
+
     code = "NOT_FOUND"
 
 
 class Conflict(RequestError):
+    """The state of the task does not allow it; the message names the state."""
+
     code = "CONFLICT"
 
 
 class PayloadTooLarge(RequestError):
+    """A body over 4 MiB, or a payload over 256 KiB."""
+
     code = "PAYLOAD_TOO_LARGE"
 
 
 class QueryTooComplex(RequestError):
+    """The document is too deep, too long, or has too many aliases."""
+
     code = "QUERY_TOO_COMPLEX"
 
 
 class RequestTimeout(RequestError):
+    """The request took too long to arrive or to answer."""
+
     code = "TIMEOUT"
 
 
 class Unavailable(TaskmillError):
+    """SQL cannot answer now. Nothing was lost: try again."""
+
     code = "UNAVAILABLE"
 
 
@@ -132,20 +158,30 @@ class Fail(RunError):
 
 
 class ResultInvalid(RunError):
+    """The return value is not JSON, or is larger than 256 KiB."""
+
     code = "RESULT_INVALID"
 
 
 class UnknownType(RunError):
+    """No live worker has a handler for the type."""
+
     code = "UNKNOWN_TYPE"
 
 
 class RunTimeout(RunError):
+    """The handler's time was up."""
+
     code = "TIMEOUT"
 
 
 class Crashed(RunError):
+    """The process that ran it died; others may have been in it."""
+
     code = "CRASHED"
 
 
 class Poison(RunError):
+    """It ran alone and its process died too often, or in its last attempt."""
+
     code = "POISON"
