@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -230,6 +232,30 @@ def test_help_needs_no_server_modules(processes: Processes) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30)
     assert done.stdout.endswith(b"[]\n")
+
+
+def test_a_password_is_asked_for_without_showing_it(processes: Processes, tmp_path: Path) -> None:
+    """Twice, on a terminal; then the user is there."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        command = [sys.executable, "-m", "taskmill", "users", "create", "me@x.example", "--role", "ADMIN"]
+        os.execve(sys.executable, command, {**clean_environment(), "TASKMILL_BCRYPT_ROUNDS": "4"})
+    shown = b""
+    try:
+        for prompt in (b"Password: ", b"Again: "):
+            while prompt not in shown:
+                shown += os.read(terminal, 1024)
+            os.write(terminal, b"hunter2hunter2\n")
+        while b"created" not in shown:
+            shown += os.read(terminal, 1024)
+        _, status = os.waitpid(pid, 0)
+    finally:
+        os.close(terminal)
+    assert b"hunter2" not in shown
+    assert b"me@x.example (ADMIN)" in shown
+    assert status == 0
+    listed = taskmill("users", "list", cwd=tmp_path)
+    assert listed.stdout.startswith(b"ADMIN\t")
 
 
 @pytest.mark.parametrize("how", ["reader gone", "closed"])

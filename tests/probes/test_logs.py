@@ -217,6 +217,39 @@ def test_a_closed_standard_output_does_not_end_the_process(how: str) -> None:
     assert (done.returncode, done.stderr) == (7, b"")
 
 
+STALLED = """
+import sys, time
+from taskmill.runtime import logs
+logs.configure("json")
+began = time.monotonic()
+for n in range(3000):
+    logs.get_logger().info("line", n=n, text="x" * (100 if n % 100 else 5000))
+print(time.monotonic() - began, file=sys.stderr, flush=True)
+sys.stdin.readline()
+logs.get_logger().info("last")
+"""
+
+
+def test_a_reader_that_stalls_does_not_stall_the_process() -> None:
+    """Nobody reads: lines are dropped after a moment, not waited for; how many is told when the reader goes on."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STALLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        assert float(process.stderr.readline()) < 5
+        read = os.read(process.stdout.fileno(), 1 << 20)
+        process.stdin.write(b"go on\n")
+        process.stdin.close()
+        read += process.stdout.read()
+        assert process.wait(10) == 0
+    written = sum(line.startswith(b"{") and line.endswith(b"}") for line in read.splitlines())
+    assert written < 3000
+    assert b"lines were dropped" in read
+    assert json.loads(read.splitlines()[-1])["event"] == "last"
+
+
 def test_a_poor_locale_does_not_break_a_line() -> None:
     """What the encoding cannot say is written as an escape."""
     program = (

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
+from rich.console import Console
 
 from taskmill import __version__
-from rich.console import Console
 
 if TYPE_CHECKING:
     from taskmill.settings import Settings
@@ -208,14 +208,14 @@ async def load_test(
 
 
 @users.command
-async def create(
+def create(
     email: str,
     /,
     *,
     name: str = "",
     role: str = "USER",
     password_stdin: Flag = False,
-) -> int:
+) -> Running:
     """Makes a user. The password is asked for without showing it.
 
     Parameters
@@ -231,7 +231,8 @@ async def create(
     """
     from taskmill.cli import people
 
-    return await people.create(_tool(), email, name, role, password_stdin=password_stdin)
+    settings, kind = _tool(), people.parse_role(role)
+    return people.create(settings, email, name, kind, people.ask(password_stdin))
 
 
 @users.command

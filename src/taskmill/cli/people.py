@@ -16,10 +16,13 @@ PASSWORD_LINE_LIMIT = 4096
 """Characters that are read of a line: far more than a password may have."""
 
 
-async def create(settings: Settings, email: str, name: str, role: str, *, password_stdin: bool) -> int:
+def ask(password_stdin: bool) -> str:
+    """The password, before there is an event loop: a Ctrl-C at the prompt then ends the command at once."""
+    return _from_stdin() if password_stdin else _asked()
+
+
+async def create(settings: Settings, email: str, name: str, kind: Role, password: str) -> int:
     """Makes the user and prints a line. BadUserInput, Conflict as the API says them."""
-    kind = parse_role(role)
-    password = _from_stdin() if password_stdin else _asked()
     async with compose.users(settings) as accounts:
         user = await accounts.create(email, password, name or email.partition("@")[0], kind)
     print(f"created {escape(user.email)} ({user.role.name})")

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import select
 import sys
 import threading
 from collections.abc import Mapping, MutableMapping
@@ -28,6 +29,9 @@ TRACEBACK_LIMIT: Final = 16 * 1024
 ITEMS_LIMIT: Final = 50
 """Items of a list or mapping that are shown."""
 DEPTH_LIMIT: Final = 4
+
+STALL: Final = 0.1
+"""Seconds that a line may wait for a reader who does not read."""
 
 REDACTED: Final = "[redacted]"
 
@@ -88,11 +92,18 @@ def configure(
 
 
 class Sink:
-    """Writes lines to a stream from any thread. When its reader has gone, it writes to nowhere from then on."""
+    """Writes lines to a stream from any thread, and never waits long for its reader.
+
+    A terminal that is stopped (Ctrl-S), or a pipe that nobody empties, must not stop leases from being renewed: after
+    a moment lines are dropped, and how many is told when the reader goes on. A reader that has gone for good is
+    replaced by nowhere.
+    """
 
     def __init__(self, stream: IO[str] | None) -> None:
         self._stream = stream
         self._lock = threading.Lock()
+        self._number = _file_number(stream)
+        self._dropped = 0
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")  # a locale that cannot say everything
@@ -102,23 +113,57 @@ class Sink:
             if self._stream is None:
                 return
             try:
-                self._stream.write(message + "\n")
-                self._stream.flush()
+                if self._number is None:
+                    self._stream.write(message + "\n")
+                    self._stream.flush()
+                else:
+                    self._write(self._stream, self._number, message)
             except (OSError, ValueError):
-                self._abandon(self._stream)
+                self._abandon(self._number)
 
     debug = info = warning = warn = error = critical = fatal = exception = log = msg
 
-    def _abandon(self, stream: IO[str]) -> None:
+    def _write(self, stream: IO[str], number: int, message: str) -> None:
+        # A dropped line leaves the reader stalled until proven otherwise: then the next one does not wait.
+        if not _writable(number, 0 if self._dropped else STALL):
+            self._dropped += 1
+            return
+        stream.flush()  # what was printed comes first
+        if self._dropped:
+            message = f"{self._dropped} lines were dropped: nobody read them\n{message}"
+            self._dropped = 0
+        data = (message + "\n").encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace")
+        while data:
+            if not _writable(number, STALL):
+                self._dropped += 1  # a torn line, which its reader's silence has earned
+                return
+            data = data[os.write(number, data[: select.PIPE_BUF]) :]
+
+    def _abandon(self, number: int | None) -> None:
         """The reader closed its end. What is left in the buffer would fail again when the interpreter ends."""
         self._stream = None
-        try:
-            number = stream.fileno()
-        except (OSError, ValueError):
+        if number is None:
             return
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
         os.close(nowhere)
+
+
+def _file_number(stream: IO[str] | None) -> int | None:
+    """Of the file behind the stream, where one can ask whether it takes more."""
+    if stream is None or not hasattr(select, "poll"):
+        return None
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None  # closed, or in memory
+
+
+def _writable(number: int, timeout: float) -> bool:
+    """Whether PIPE_BUF bytes can be written at once, now or within `timeout` seconds. True when it would fail at once."""
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    return bool(poll.poll(timeout * 1000))
 
 
 class _Handler(logging.Handler):
