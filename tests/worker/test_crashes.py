@@ -8,11 +8,13 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 from taskmill.model.state import Status
+from taskmill.worker.runners import State
 from tests.support import ROOT, Processes, running, wait_until
 from tests.worker.conftest import MakeApp
-from tests.worker.kit import FakeSource, working
+from tests.worker.kit import FakeSource, Worker, working
 
 SUICIDE = """
     @app.task("KILL")
@@ -27,8 +29,8 @@ SUICIDE = """
 """
 
 
-def main_pid(worker: object) -> int:
-    return int(worker.supervisor.runners._main[0].link.pid)  # type: ignore[attr-defined]
+def main_pid(worker: Worker) -> int:
+    return worker.supervisor.runners._main[0].link.pid
 
 
 async def test_a_killed_runner_makes_suspects_that_run_alone(source: FakeSource, make_app: MakeApp) -> None:
@@ -122,7 +124,7 @@ async def test_a_runner_ends_with_its_supervisor(
     script = f"""
 import asyncio, sys
 sys.path.insert(0, {str(ROOT)!r})
-from tests.worker.kit import FakeSource, working
+from tests.worker.kit import FakeSource, Worker, working
 async def main():
     source = FakeSource()
     source.add("BLOCK")
@@ -182,3 +184,49 @@ async def test_what_a_handler_left_running_ends_with_its_runner(
         pid = int(source.of(task)[0].result or "0")
         assert running(pid)
     await wait_until(lambda: not running(pid))
+
+
+async def test_every_task_ends_once_while_runners_are_killed(source: FakeSource, make_app: MakeApp) -> None:
+    """A hundred tasks, a kill -9 of a random runner again and again: each completes, and settles once a fence."""
+    app = make_app(
+        """
+        @app.task("A")
+        async def a(ctx, payload):
+            await asyncio.sleep(0.02)
+            return ctx.fence
+        @app.task("B")
+        def b(ctx, payload):
+            time.sleep(0.02)
+            return ctx.fence
+        """
+    )
+    ids = [source.add("AB"[n % 2], max_retries=100) for n in range(100)]
+    rng = Random(3)
+    async with working(source, app, concurrency=6, processes=2) as worker:
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            runners = [r for r in worker.supervisor.runners._all if r.state is State.READY]
+            if runners:
+                os.kill(rng.choice(runners).link.pid, signal.SIGKILL)
+        await wait_until(lambda: all(source.status[task] > Status.PROCESSING for task in ids), 30)
+        await wait_until(lambda: worker.supervisor.book.free == 6)
+        assert worker.supervisor.book.suspects == 0
+    leases = [(claimed.id, claimed.fence) for claimed, _ in source.outcomes]
+    assert len(leases) == len(set(leases))
+    assert {source.status[task] for task in ids} == {Status.COMPLETED}
+
+
+async def test_a_worker_with_tasks_that_crash_goes_on_at_once(source: FakeSource, make_app: MakeApp) -> None:
+    """A runner that had finished a run is replaced without a growing backoff."""
+    async with working(source, make_app(SUICIDE)) as worker:
+        for _ in range(4):
+            await finish_one_and_die(worker, source)
+            assert worker.supervisor.runners._failures == 1
+
+
+async def finish_one_and_die(worker: Worker, source: FakeSource) -> None:
+    fine = source.add("SLOW")
+    await wait_until(lambda: source.ended(fine)[-1:] == ["SUCCEEDED"])
+    first = main_pid(worker)
+    os.kill(first, signal.SIGKILL)
+    await wait_until(lambda: worker.supervisor.runners.usable and main_pid(worker) != first)

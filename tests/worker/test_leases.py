@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
 from pathlib import Path
 
-from tests.support import wait_until
+from tests.support import ROOT, Processes, running, wait_until
 from tests.worker.conftest import MakeApp
 from tests.worker.kit import FakeSource, working
 
@@ -175,6 +178,54 @@ async def test_one_outcome_that_cannot_be_recorded_does_not_hold_up_others(
     async with working(source, make_app(APP)):
         await wait_until(lambda: len(source.outcomes) == 3)
     assert [source.of(task)[0].error_type for task in ids] == [None, "RESULT_INVALID", None]
+
+
+async def test_a_claim_that_comes_after_its_lease_does_not_run(source: FakeSource, make_app: MakeApp) -> None:
+    """The process was paused while it claimed: another worker may have the task."""
+    source.lease = 0.4
+    source.claim_gate = asyncio.Event()
+    task = source.add("PID")
+    async with working(source, make_app(APP)) as worker:
+        await wait_until(lambda: task in source.held)
+        await asyncio.sleep(0.5)
+        source.claim_gate.set()
+        later = source.add("PID")
+        await wait_until(lambda: source.of(later))
+        assert worker.supervisor.book.free == 5
+    assert source.of(task) == []
+
+
+async def test_a_worker_that_was_paused_for_two_leases_gives_its_runs_up(
+    make_app: MakeApp, tmp_path: Path, processes: Processes
+) -> None:
+    """SIGSTOP to supervisor and runner: on resume the handlers are stopped first, and nothing is settled."""
+    app = make_app(APP)
+    script = f"""
+import asyncio, sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.worker.kit import *
+async def main():
+    source = FakeSource(lease=1.0)
+    one, two = source.add("WAIT", 1.5), source.add("THREAD")
+    async with working(source, {app!r}) as worker:
+        while sum(run.sent for run in worker.supervisor.book.runs.values()) < 2:
+            await asyncio.sleep(0.01)
+        print("runner", worker.supervisor.runners._main[0].link.pid, "runs", flush=True)
+        while worker.supervisor.book.runs:
+            await asyncio.sleep(0.01)
+    print("outcomes", source.outcomes, flush=True)
+asyncio.run(main())
+"""
+    process = processes.start([sys.executable, "-c", script])
+    runner = int(process.wait_for_output(" runs").split("runner ")[1].split()[0])
+    for pid in (process.pid, runner):
+        os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(2.0)
+    for pid in (process.pid, runner):
+        os.kill(pid, signal.SIGCONT)
+    assert process.wait() == 0
+    assert "outcomes []" in process.output()
+    assert not running(runner)
 
 
 async def test_a_claim_that_fails_is_tried_again(source: FakeSource, make_app: MakeApp) -> None:

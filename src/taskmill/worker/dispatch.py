@@ -195,6 +195,8 @@ class Dispatch:
             return
         if runner.solo:
             self.runners.terminate(runner)
+            if run.reason == messages.LOST:
+                runner.link.kill()  # another worker may have the task already
         elif run.threaded:
             self.runners.retire(runner)
         else:

@@ -66,9 +66,13 @@ class Leases:
             if runs and not await self._renew(runs):
                 due = boottime()
 
+    def over(self, deadline: float) -> bool:
+        """Whether a lease until then is as good as over."""
+        return deadline - GIVE_UP * self._lease <= boottime()
+
     def expired(self, run: Run) -> bool:
-        """Whether the lease is as good as over. Then the run is lost."""
-        if run.deadline - GIVE_UP * self._lease > boottime():
+        """Whether its lease is over. Then the run is lost."""
+        if not self.over(run.deadline):
             return False
         self._lost(run, "it could not be renewed in time")
         return True

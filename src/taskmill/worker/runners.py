@@ -25,7 +25,8 @@ from taskmill.worker.options import WorkerOptions
 from taskmill.worker.run import Run
 
 STABLE: Final = 10.0
-"""Seconds after which a runner counts as healthy: its death starts the backoff anew."""
+"""Seconds after which a runner counts as healthy, as one does that finished a run: its death starts the backoff anew.
+A worker whose tasks crash now and then must not come to a halt."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,8 @@ class Runner:
         self.waiting: list[Run] = []
         """Assigned before it was ready."""
         self.since = boottime()
+        self.finished = False
+        """It has brought a run to its end."""
         self.refusal: messages.Refused | None = None
         self.link: Link
 
@@ -144,6 +147,7 @@ class Runners:
     def leave(self, runner: Runner, run: Run) -> None:
         """The run does not execute any more."""
         runner.runs.pop(run.key, None)
+        runner.finished = True
         if runner.runs:
             self.settle_retired(runner)
         elif runner.state is State.RETIRED:
@@ -318,7 +322,7 @@ class Runners:
         if runner in self._main:
             self._main.remove(runner)
             if not self._stopping and self.first.done() and self.first.exception() is None:
-                if was_ready and boottime() - runner.since > STABLE:
+                if runner.finished or (was_ready and boottime() - runner.since > STABLE):
                     self._failures = 0
                 self._replace_later()
         self._changed.set()

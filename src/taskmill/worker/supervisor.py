@@ -168,6 +168,10 @@ class Supervisor:
         return max(0, max(1, self._options.processes) - self.book.suspects)
 
     def _take(self, batch: list[Claimed]) -> None:
+        live = [claimed for claimed in batch if not self._leases.over(claimed.deadline)]
+        if len(live) < len(batch):  # this process was paused while it claimed: rescue has them by now
+            log.warning("claimed tasks came too late to run them", tasks=len(batch) - len(live))
+        batch = live
         if self._stopping.is_set():
             self._dispatch.release(batch)
         else:
