@@ -108,7 +108,7 @@ class World:
 
         def work(c: Connection) -> None:
             t = schema.tasks
-            back = sa.literal(-seconds, sa.Double())
+            back: sa.ColumnElement[float] = sa.literal(-seconds, sa.Double())
             c.execute(
                 sa.update(t)
                 .where(t.c.id == task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -245,7 +246,12 @@ async def test_only_waiting_tasks_are_changed(world: World) -> None:
     await world.settle((done, DONE), (failed, NO_RETRY))
     [cancelled] = await world.submit()
     await cancel(world.mill, cancelled.id, ANN)
-    tasks = {"PROCESSING": running, "COMPLETED": done, "FAILED": failed, "CANCELLED": cancelled}
+    tasks: dict[str, Any] = {
+        "PROCESSING": running,
+        "COMPLETED": done,
+        "FAILED": failed,
+        "CANCELLED": cancelled,
+    }
     for state, task in tasks.items():
         with pytest.raises(Conflict, match=state):
             await update(world.mill, task.id, ANN, TaskChanges(payload="[]"))

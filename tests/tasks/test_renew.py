@@ -45,7 +45,8 @@ async def test_a_stale_renewal_prolongs_nothing(world: World) -> None:
     await renew_leases(world.mill, [Renewal(old.id, old.fence, progress=0.9)])
     assert await world.row(old.id) == before
     both = await renew_leases(world.mill, [Renewal(old.id, old.fence), Renewal(newer.id, newer.fence)])
-    assert (both.lost, both.held) == ({(old.id, 1)}, {(old.id, 2)})
+    assert both.lost == {(old.id, 1)}
+    assert both.held == {(old.id, 2)}
 
 
 async def test_a_late_renewal_saves_a_run_that_nobody_took(world: World) -> None:

@@ -11,7 +11,7 @@ that expires by itself, or a lease that rescue ends.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -122,17 +122,21 @@ def claim(connection: Connection, ids: Sequence[bytes], this: Claim, statement: 
     return _taken(connection, ids, rows, states, this)
 
 
-def claim_again(connection: Connection, ids: Sequence[bytes], this: Claim, statement: Statement) -> Taken:
+def claim_again(
+    connection: Connection, ids: Sequence[bytes], this: Claim, statement: Statement
+) -> tuple[Taken, Claim]:
     """The reply to COMMIT was lost. What is ours under this operation is taken as it is: it is journalled already.
 
-    Locking waits for a COMMIT in flight. None found: it never happened, claim anew under a new operation.
+    Locking waits for a COMMIT in flight. None found: it never happened, claim anew under a new operation. The claim
+    that now stands, or will, comes with the answer: its own reply may be lost as well.
     """
     ids = sorted(ids)
     rows = _read_back(connection, ids, this, lock=True)
     if not rows:
-        return claim(connection, ids, Claim(this.worker, this.lease, this.sent, this.suspects), statement)
+        anew = replace(this, op=new_op())
+        return claim(connection, ids, anew, statement), anew
     states = _states(connection, [i for i in ids if i not in {r.id for r in rows}])
-    return _taken(None, ids, rows, states, this)
+    return _taken(None, ids, rows, states, this), this
 
 
 def max_retries_of(registry: Registry, default: int) -> sa.ColumnElement[Any]:

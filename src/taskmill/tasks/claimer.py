@@ -7,7 +7,7 @@ has no slot left.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -157,7 +157,7 @@ class Claimer:
             with self._mill.probes.verb_seconds.labels(verb=Verb.CLAIM.value).time():
                 taken = await self._mill.db.write(
                     lambda c: claim(c, ids, this, self._statement),
-                    resend=lambda c: claim_again(c, ids, this, self._statement),
+                    resend=self._resend(ids, this),
                     patience=patience,
                 )
         except Exception:
@@ -191,11 +191,25 @@ class Claimer:
         with self._mill.probes.verb_seconds.labels(verb=Verb.CLAIM.value).time():
             taken = await self._mill.db.write(
                 first,
-                resend=lambda c: claim_again(c, got, this, self._statement) if got else NOTHING,
+                resend=self._resend(got, this),
                 patience=DEADLINE,
             )
         self._count(taken)
         return taken
+
+    def _resend(self, ids: Sequence[bytes], this: Claim) -> Callable[[Connection], Taken]:
+        """What to do when a COMMIT's reply was lost, and when that of the resend is lost too: what the last try may
+        have written is looked for under the operation of that try."""
+        latest = this
+
+        def again(connection: Connection) -> Taken:
+            nonlocal latest
+            if not ids:
+                return NOTHING
+            taken, latest = claim_again(connection, ids, latest, self._statement)
+            return taken
+
+        return again
 
     def _count(self, taken: Taken) -> None:
         for waited in taken.waits:

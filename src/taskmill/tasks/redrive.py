@@ -55,11 +55,19 @@ def redrive_task(connection: Connection, task_id: bytes, owner: bytes | None, op
 async def redrive(mill: Mill, task_id: bytes, owner: bytes | None) -> TaskRow:
     """The async shell. `owner` None: any user's task."""
     op = new_op()
+    seen: list[int] = []
 
     def work(connection: Connection) -> TaskRow:
-        return redrive_task(connection, task_id, owner, op)
+        row = redrive_task(connection, task_id, owner, op)
+        seen[:] = [row.fence]
+        return row
 
-    row = await mill.db.write(work, resend=work)
+    def again(connection: Connection) -> TaskRow:
+        # Claimed since: the claim has overwritten our operation, and could only come after a redrive.
+        row = one.lock(connection, task_id, owner)
+        return row if row.fence > seen[0] else work(connection)
+
+    row = await mill.db.write(work, resend=again)
     mill.hint("journal", *({"due"} if row.status is Status.PENDING else ()))
     if row.status is Status.QUEUED:
         mill.offer([row])

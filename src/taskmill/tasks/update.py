@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from taskmill.errors import Conflict
+from taskmill.errors import CommitUnknown, Conflict
 from taskmill.model.state import Priority, Status, Verb
 from taskmill.sql.dialect import db_now
 from taskmill.sql.schema import task_payloads, tasks
@@ -90,7 +90,14 @@ async def update(mill: Mill, task_id: bytes, owner: bytes | None, changes: TaskC
     def work(connection: Connection) -> TaskRow:
         return update_task(connection, task_id, owner, changes)
 
-    row = await mill.db.write(work, resend=work)
+    def again(connection: Connection) -> TaskRow:
+        try:
+            return work(connection)
+        except Conflict as error:
+            # It may have started after our change: that is not a refusal.
+            raise CommitUnknown("The task has started meanwhile: the change may or may not stand.") from error
+
+    row = await mill.db.write(work, resend=again)
     mill.hint("journal", *({"due"} if row.status is Status.PENDING else ()))
     if row.status is Status.QUEUED:
         mill.offer([row])

@@ -154,7 +154,9 @@ class Verifier:
                 return False
             pushed = await self._index.push(queue, entries, self._generations[queue])
             if pushed.generation != self._generations[queue]:
+                # Nothing of it is filled any more; who meets the queue again settles on its generation first.
                 self._generations.pop(queue, None)
+                self._filling.discard(queue)
                 self._restart()
                 return False
             if pushed.added and queue not in self._filling:

@@ -1,0 +1,117 @@
+"""A TCP proxy in front of a MySQL or MariaDB server that cuts the connection around a COMMIT.
+
+It reads packets (3 bytes of length, one of sequence), so that it knows a COMMIT from a payload that holds the word, and
+cuts between two packets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
+
+When = Literal["before", "after", "during"]
+COM_QUERY = 3
+
+
+async def _packet(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readexactly(4)
+    return head + await reader.readexactly(int.from_bytes(head[:3], "little"))
+
+
+def _is_commit(packet: bytes) -> bool:
+    return len(packet) > 4 and packet[4] == COM_QUERY and packet[5:].strip().upper() == b"COMMIT"
+
+
+class Proxy:
+    """`cut(when)` arms it for the next COMMIT.
+
+    before: the server never sees the COMMIT, and loses the connection. after: the server has committed and answered,
+    the client never hears it. during: the client is cut as soon as the COMMIT is sent, the server may still be at it.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = host, port
+        self._cuts: list[tuple[When, Callable[[], Awaitable[object]] | None]] = []
+        self.commits = 0
+        """COMMITs that came."""
+        self.happened = 0
+        """Cuts that were made."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def cut(self, when: When, meanwhile: Callable[[], Awaitable[object]] | None = None) -> None:
+        """Cut at the next COMMIT (after those armed before). `meanwhile` runs before the client learns of it."""
+        self._cuts.append((when, meanwhile))
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, out = await asyncio.open_connection(*self._server)
+        answers = asyncio.create_task(self._answers(upstream, writer))
+        self._tasks.add(answers)
+        try:
+            while True:
+                packet = await _packet(reader)
+                if not _is_commit(packet):
+                    out.write(packet)
+                    await out.drain()
+                    continue
+                self.commits += 1
+                if not self._cuts:
+                    out.write(packet)
+                    await out.drain()
+                    continue
+                when, meanwhile = self._cuts.pop(0)
+                self.happened += 1
+                answers.cancel()
+                with suppress(asyncio.CancelledError):
+                    await answers
+                if when != "before":
+                    out.write(packet)
+                    await out.drain()
+                if when == "after":
+                    await _packet(upstream)
+                if when == "before":
+                    out.transport.abort()
+                if meanwhile is not None:
+                    await meanwhile()
+                return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            answers.cancel()
+            self._tasks.discard(answers)
+            for side in (writer, out):
+                side.close()
+
+    async def _answers(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await upstream.read(65536):
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[tuple[str, Proxy]]:
+    """A proxy in front of the server of `url`, and the URL that leads through it."""
+    parts = urlsplit(url)
+    proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 3306)
+    connections: set[asyncio.Task[None]] = set()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(proxy.serve(reader, writer))
+        connections.add(task)
+        task.add_done_callback(connections.discard)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    where = parts.netloc.rpartition("@")
+    try:
+        yield urlunsplit(parts._replace(netloc=f"{where[0]}@127.0.0.1:{port}")), proxy
+    finally:
+        server.close()
+        for task in connections:
+            task.cancel()
+        if connections:
+            await asyncio.wait(connections)
