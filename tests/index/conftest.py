@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
-from redis.cluster import ClusterNode, RedisCluster
 
 from taskmill.index.connect import IndexOptions
 from taskmill.index.index import Index
@@ -52,15 +51,11 @@ def redis_url(index_engine: str, request: pytest.FixtureRequest) -> str:
 def redis_prefix(redis_url: str) -> Iterator[str]:
     prefix = f"tm{secrets.token_hex(6)}"
     yield prefix
-    client: redis.Redis | RedisCluster
-    if redis_url.startswith("redis+cluster"):
-        host, port = redis_url.rpartition(",")[2].split(":")
-        client = RedisCluster(startup_nodes=[ClusterNode(host, int(port))])
-    else:
-        client = redis.Redis.from_url(redis_url)
-    with client:
-        for key in list(client.scan_iter(match=f"*{prefix}*", count=1000)):
-            client.delete(key)
+    nodes = redis_url.removeprefix("redis+cluster://").split(",")
+    for url in [f"redis://{node}" for node in nodes] if len(nodes) > 1 else [redis_url]:
+        with redis.Redis.from_url(url) as client:
+            for key in client.scan_iter(match=f"*{prefix}*", count=1000):
+                client.unlink(key)
 
 
 @pytest.fixture

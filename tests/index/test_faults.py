@@ -98,6 +98,9 @@ async def test_a_full_server_can_be_drained(own: Index, server: RedisServer) -> 
     assert ids(held) == [1]
     assert ids(await own.next("q", n=1, confirm=held.reserved)) == [2]
     assert await raw(own, "HKEYS", "{}m") == [task(2)]
+    assert (await own.next("q", n=1, worker=b"w", wait=True)).generation == b"one", (
+        "an idle poll is no outage"
+    )
 
 
 async def test_a_replica_is_not_an_index(own: Index, server: RedisServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,13 @@ async def test_a_run_out_reservation_returns(index: Index, clock: Clock) -> None
     assert ids(await index.next("q", n=2)) == []
     clock.forward(2)
     assert ids(await index.next("q", n=2)) == [1, 2]
+
+
+async def test_an_expiry_is_exact(index: Index, clock: Clock) -> None:
+    """A reservation runs out when it should, not tens of seconds around: numbers keep all their digits."""
+    await index.push("q", [entry(1)])
+    await index.next("q", n=1)
+    assert int(float(await raw(index, "ZSCORE", "{}v", task(1)))) == clock.now + 10_000_000
 
 
 async def test_a_run_out_reservation_returns_to_its_band(index: Index, clock: Clock) -> None:
@@ -236,6 +244,7 @@ async def test_a_heap_of_garbage_ends(index: Index) -> None:
     rubbish = [part for k in range(10_000) for part in (4_503_599_627_370_496, b"%d" % k)]
     await raw(index, "ZADD", "{}r" + ANN.decode(), *rubbish)
     assert ids(await index.next("q", n=5)) == [1]
+    assert await raw(index, "ZCARD", "{}r" + ANN.decode()) == 0
 
 
 async def test_a_damaged_score_does_not_strand_a_task(index: Index) -> None:
@@ -328,7 +337,7 @@ async def test_a_queue_name_cannot_forge_keys(empty: Index, name: str) -> None:
 
 
 @pytest.mark.parametrize("wish", [{"n": -1}, {"n": 1001}, {"n": 1, "wait": True}])
-async def test_a_turn_that_cannot_be_is_refused(index: Index, wish: dict[str, int]) -> None:
+async def test_a_turn_that_cannot_be_is_refused(index: Index, wish: dict[str, Any]) -> None:
     """Bounds of a call are checked before it is sent."""
     with pytest.raises(ValueError, match="next"):
         await index.next("q", **wish)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from taskmill.index.connect import IndexOptions
@@ -29,7 +31,8 @@ async def test_only_the_owner_ends_a_reservation(index: Index, way: str) -> None
     first = await index.next("q", n=1)
     await index.push("q", [entry(1)])
     await index.next("q", n=1)
-    answer = await index.next("q", n=5, **{way: first.reserved})
+    wish: dict[str, Any] = {way: first.reserved}
+    answer = await index.next("q", n=5, **wish)
     assert ids(answer) == []
     assert await raw(index, "ZCARD", "{}v") == 1
 
@@ -145,8 +148,21 @@ async def test_take_goes_on_from_a_place(index: Index) -> None:
 
 
 async def test_take_without_a_generation_takes_nothing(empty: Index) -> None:
-    """Rule 3 for take."""
-    assert (await empty.take("q", n=1, fair=ANN)).generation is None
+    """Rule 3 for take: what a lost generation left behind is not touched."""
+    await empty.reset("q", b"one")
+    await empty.push("q", [entry(1)])
+    await raw(empty, "DEL", "{}g")
+    answer = await empty.take("q", n=1, fair=ANN)
+    assert (answer.generation, ids(answer)) == (None, [])
+
+
+async def test_take_leaves_no_empty_line_behind(index: Index) -> None:
+    """A user whose last task was taken is no longer looked at, and comes back with the task."""
+    await index.push("q", [entry(1), entry(2, band=LOW)])
+    taken = await index.take("q", n=2, fair=ANN)
+    assert await index.fair_keys("q") == []
+    await index.next("q", n=0, give_back=taken.reserved)
+    assert ids(await index.next("q", n=2)) == [1, 2]
 
 
 async def test_take_of_nothing_takes_nothing(index: Index) -> None:

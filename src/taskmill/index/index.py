@@ -100,7 +100,7 @@ class Index:
         added, known = 0, generation
         for first in range(0, len(entries), MOST):
             arguments = self._pushed(queue, entries[first : first + MOST], generation)
-            reply = await self._run(queue, "push", arguments, {entry.fair for entry in entries})
+            reply = await self._run(queue, "push", arguments, (entry.fair for entry in entries))
             known, count = reply if reply is not None else (None, 0)
             self._generations[queue] = known
             added += int(count)
@@ -151,8 +151,7 @@ class Index:
                     pipeline.execute_command("EVALSHA", script.sha, 1, self._key(queue), *arguments)
                 replies = await pipeline.execute(raise_on_error=False)
         except _LOST as error:
-            for queue in turns:
-                await self._lost(queue, error)
+            await self._lost(next(iter(turns)), error)
         answers = {}
         for (queue, (token, arguments)), first in zip(turns.items(), replies, strict=True):
             # NOSCRIPT and WRONGTYPE have their ways in _run.
@@ -167,7 +166,7 @@ class Index:
         if not 0 <= n <= MOST:
             raise ValueError(f"take n={n}: between 0 and {MOST}")
         arguments = [self._now(), self._hold(), n, token, fair, place]
-        return self._next(queue, await self._run(queue, "take", arguments, {fair}), token)
+        return self._next(queue, await self._run(queue, "take", arguments, [fair]), token)
 
     # -- what upkeep calls ---------------------------------------------------------------------------------
 
@@ -323,7 +322,7 @@ class Index:
                 except RedisError as error:
                     if "WRONGTYPE" not in str(error):
                         raise
-                await self._evaluate("wipe", key, list(fairs))
+                await self._evaluate("wipe", key, list(set(fairs)))
                 return None
         except _LOST as error:
             await self._lost(queue, error)
