@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import itertools
+import json
 import re
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import redis.asyncio as redis
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
-from taskmill.model.jsontext import json_text
-from tests.e2e.check import History, Verdict, check
+from taskmill.api.text import canonical
+from taskmill.model.state import Status
+from tests.e2e.check import Effect, History, Verdict, check, read_effects
 from tests.support import ROOT, Process, Processes, free_port, wait_until
 
 PASSWORD = "a password for tests"
-LIVE = "PENDING QUEUED PROCESSING".lower().split()
+LIVE = ("pending", "queued", "processing")
+SERVING = ("up", "api")
+LEASE = 2.0
+"""Seconds: short, and long enough that a busy machine does not lose one by itself."""
 
 
 def boottime() -> float:
@@ -35,6 +42,7 @@ class Client:
     def __init__(self, base: str, history: History) -> None:
         self.base = base
         self.history = history
+        self.user = ""
         self.http = httpx2.AsyncClient(base_url=base, trust_env=False, timeout=20)
         self.token = ""
 
@@ -50,15 +58,16 @@ class Client:
 
     async def register(self, name: str = "ada") -> None:
         data = await self.call(
-            "mutation($i: RegisterInput!) { register(input: $i) { accessToken } }",
+            "mutation($i: RegisterInput!) { register(input: $i) { accessToken user { id } } }",
             i={"email": f"{name}@example.com", "password": PASSWORD, "name": name},
         )
         self.token = data["register"]["accessToken"]
+        self.user = data["register"]["user"]["id"]
 
     async def create(self, *payloads: dict[str, Any], type: str | None = "NOTE", **given: Any) -> list[str]:
         """One `createTasks` call; the ids. Without an answer the payloads are unsure, and the error comes through."""
         inputs = [{"title": f"task {i}", "type": type, "payload": p, **given} for i, p in enumerate(payloads)]
-        texts = [json_text(p) for p in payloads]
+        texts = [canonical(p) for p in payloads]
         try:
             data = await self.call(
                 "mutation($i: [CreateTaskInput!]!) { createTasks(inputs: $i) { id } }", i=inputs
@@ -77,7 +86,7 @@ class Client:
 
         async def caller() -> None:
             for i in numbers:
-                text = json_text({"n": i, **payload})
+                text = canonical({"n": i, **payload})
                 try:
                     data = await self.call(
                         "mutation($i: CreateTaskInput!) { createTask(input: $i) { id } }",
@@ -116,19 +125,23 @@ class Client:
     async def drained(self, timeout: float = 30.0) -> dict[str, int]:
         """The numbers as soon as nothing is live any more."""
 
-        async def quiet() -> dict[str, int] | None:
-            with suppress(httpx2.TransportError):
-                stats = await self.stats()
-                return None if any(stats[s] for s in LIVE) else stats
-            return None
+        stats: dict[str, int] = {}
 
-        return await wait_until(quiet, timeout, every=0.05, what="all tasks are terminal")
+        async def quiet() -> bool:
+            with suppress(httpx2.TransportError):
+                stats.update(await self.stats())
+                return not any(stats[s] for s in LIVE)
+            return False
+
+        try:
+            await wait_until(quiet, timeout, every=0.05)
+        except AssertionError:
+            raise AssertionError(f"not all tasks are terminal after {timeout:g} s: {stats}") from None
+        return stats
 
     @asynccontextmanager
     async def updates(self) -> AsyncIterator[list[Any]]:
         """A list that grows with each event of `taskUpdated`, over graphql-transport-ws."""
-        import json
-
         url = self.base.replace("http", "ws", 1) + "/graphql"
         events: list[Any] = []
         async with connect(url, subprotocols=[Subprotocol("graphql-transport-ws")], proxy=None) as socket:
@@ -159,19 +172,24 @@ class Client:
 
 
 class Site:
-    """One installation: its settings, processes, users and history, and its end with the checker's verdict."""
+    """One installation: its settings, processes and users, and its end with the checker's verdict.
+
+    A part has a role (`api`, `worker-2`): what was killed can be started again in the same role, at the same port.
+    """
 
     def __init__(self, processes: Processes, folder: Path, url: str, **settings: str) -> None:
         self.processes = processes
         self.url = url
-        self.history = History()
+        self.histories: list[History] = []
         self.effects = folder / "effects.jsonl"
         self.gates = folder / "gates"
         self.gates.mkdir()
         self.data = folder / "data"
         self.clients: list[Client] = []
-        self.parts: list[Process] = []
-        self.ports: dict[Process, int] = {}
+        self.parts: dict[str, Process] = {}
+        self.ports: dict[str, int] = {}
+        self._roles: dict[str, dict[str, str]] = {}
+        self._users = itertools.count(1)
         self.settings = {
             "PYTHONPATH": str(ROOT),
             "APP_ENV": "test",
@@ -181,86 +199,87 @@ class Site:
             "TASKMILL_DATA": str(self.data),
             "TASKMILL_BCRYPT_ROUNDS": "4",
             "TASKMILL_BACKOFF_BASE": "0.05",
-            "TASKMILL_INDEX_HOLD": "2",
+            "TASKMILL_INDEX_HOLD": "7",
             "TASKMILL_INDEX_TIMEOUT": "1",
-            "TASKMILL_LEASE": "2",
+            "TASKMILL_LEADER_TTL": "1.5",
+            "TASKMILL_LEASE": str(LEASE),
             "TASKMILL_LOG_FORMAT": "json",
             "E2E_EFFECTS": str(self.effects),
             "E2E_GATES": str(self.gates),
             **settings,
         }
 
-    def start(self, command: str, **settings: str) -> Process:
-        """`taskmill <command>`; `ready` waits for it."""
-        part = self.processes.taskmill(command, env=self.settings | settings, name=command)
-        self.parts.append(part)
+    def start(self, role: str, **settings: str) -> Process:
+        """`taskmill <role up to its first hyphen>`; `ready` waits for it."""
+        command = role.partition("-")[0]
+        settings = self._roles.setdefault(role, settings) | settings
+        port = self.ports.setdefault(role, free_port())
+        own = {"PORT" if command in SERVING else "TASKMILL_METRICS_PORT": str(port)}
+        if command == "worker":
+            own["TASKMILL_WORKER_NAME"] = role
+        part = self.processes.taskmill(command, env=self.settings | own | settings, name=role)
+        self.parts[role] = part
         return part
 
-    def up(self, **settings: str) -> Process:
-        return self._serving("up", settings)
+    async def heal(self) -> None:
+        """Start again what is not running, and wait until all answers."""
+        for role, part in list(self.parts.items()):
+            if part.returncode is not None:
+                self.start(role)
+        await self.ready()
 
-    def api(self, **settings: str) -> Process:
-        return self._serving("api", settings)
+    async def ready(self, *roles: str, timeout: float = 30.0) -> None:
+        """All parts (or these) answer: an API its health, a worker and a scheduler /ready."""
+        for role in roles or list(self.parts):
+            path = "/health" if role.partition("-")[0] in SERVING else "/ready"
+            if role == "up":
+                await wait_until(lambda: "taskmill is up" in self._living("up").output(), timeout, what="up")
 
-    def worker(self, name: str = "w", **settings: str) -> Process:
-        return self._probed("worker", {"TASKMILL_WORKER_NAME": name, **settings})
+            async def answers(role: str = role, path: str = path) -> bool:
+                self._living(role)
+                return await self.get(role, path) is not None
 
-    def scheduler(self, **settings: str) -> Process:
-        return self._probed("scheduler", settings)
+            await wait_until(answers, timeout, what=f"{role} answers", every=0.05)
 
-    def _serving(self, command: str, settings: dict[str, str]) -> Process:
-        port = int(settings.get("PORT", 0)) or free_port()
-        part = self.start(command, **{**settings, "PORT": str(port)})
-        self.ports[part] = port
+    def _living(self, role: str) -> Process:
+        part = self.parts[role]
+        assert part.returncode is None, f"{role} ended with {part.returncode}:\n{part.output()[-4000:]}"
         return part
 
-    def _probed(self, command: str, settings: dict[str, str]) -> Process:
-        port = free_port()
-        part = self.start(command, **{**settings, "TASKMILL_METRICS_PORT": str(port)})
-        self.ports[part] = port
-        return part
-
-    async def ready(self, *parts: Process, timeout: float = 30.0) -> None:
-        """All of them (or of these) answer: an API its health, a worker and a scheduler /ready."""
-        for part in parts or self.parts:
-            path = "/health" if part.name.startswith(("up", "api")) else "/ready"
-            if part.name.startswith("up"):
-                await wait_until(
-                    lambda part=part: "taskmill is up" in part.output() or _died(part), timeout, what=part.name
-                )
-
-            async def answers(part: Process = part, path: str = path) -> bool:
-                return await self.get(part, path) == 200 or _died(part)
-
-            await wait_until(answers, timeout, what=f"{part.name} answers")
-
-    async def get(self, part: Process, path: str) -> int | None:
-        """The status of a GET; None without an answer."""
-        response = await self.fetch(part, path)
-        return response.status_code if response is not None else None
-
-    async def fetch(self, part: Process, path: str) -> httpx2.Response | None:
-        async with httpx2.AsyncClient(trust_env=False, timeout=5) as http:
-            with suppress(httpx2.TransportError):
-                return await http.get(f"http://127.0.0.1:{self.ports[part]}{path}")
+    async def get(self, role: str, path: str) -> httpx2.Response | None:
+        """What a GET answers with 200; None for anything else."""
+        with suppress(httpx2.TransportError):
+            async with httpx2.AsyncClient(trust_env=False, timeout=5) as http:
+                response = await http.get(f"http://127.0.0.1:{self.ports[role]}{path}")
+                return response if response.status_code == 200 else None
         return None
 
-    async def metric(self, part: Process, name: str) -> float:
-        """The sum of a metric over its labels, as this process tells it."""
-        response = await self.fetch(part, "/metrics")
-        assert response is not None, f"no metrics from {part.name}"
-        found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", response.text, re.MULTILINE)
-        return sum(map(float, found))
+    async def metric(self, name: str, *roles: str) -> float:
+        """The sum of a metric over its labels and these processes."""
+        total = 0.0
+        for role in roles:
+            response = await self.get(role, "/metrics")
+            assert response is not None, f"no metrics from {role}"
+            found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", response.text, re.MULTILINE)
+            total += sum(map(float, found))
+        return total
 
-    async def client(self, part: Process, name: str = "ada") -> Client:
-        """A new user at this API."""
-        client = self.at(part)
-        await client.register(name)
+    async def client(self, role: str) -> Client:
+        """A new user, at this API."""
+        history = History()
+        self.histories.append(history)
+        client = self._client(role, history)
+        await client.register(f"user{next(self._users)}")
         return client
 
-    def at(self, part: Process, token: str = "") -> Client:
-        client = Client(f"http://127.0.0.1:{self.ports[part]}", self.history)
-        client.token = token
+    def same(self, client: Client, role: str) -> Client:
+        """The same user at another API."""
+        other = self._client(role, client.history)
+        other.token, other.user = client.token, client.user
+        return other
+
+    def _client(self, role: str, history: History) -> Client:
+        client = Client(f"http://127.0.0.1:{self.ports[role]}", history)
         self.clients.append(client)
         return client
 
@@ -268,32 +287,50 @@ class Site:
         """Let the handlers go on that wait for this file."""
         (self.gates / gate).touch()
 
-    def started(self, tasks: Iterable[str] | None = None) -> set[str]:
+    def executions(self, *tasks: str) -> dict[tuple[str, int], Effect]:
+        """(task, fence) → what its handler has noted so far; of all tasks, or of these."""
+        found = read_effects(self.effects)
+        return {key: e for key, e in found.items() if key[0] in tasks} if tasks else found
+
+    def started(self, *tasks: str) -> set[str]:
         """The tasks (of these) that a handler has begun so far."""
-        text = self.effects.read_text() if self.effects.exists() else ""
-        found = set(re.findall(r'"task": "([^"]+)"', text))
-        return found if tasks is None else found & set(tasks)
+        return {task for task, _ in self.executions(*tasks)}
 
     async def running(self, *tasks: str, timeout: float = 20.0) -> None:
-        await wait_until(lambda: self.started(tasks) == set(tasks), timeout, what="the handlers have begun")
+        await wait_until(
+            lambda: self.started(*tasks) == set(tasks), timeout, every=0.05, what="the handlers have begun"
+        )
 
-    async def end(self, parts: Sequence[Process] | None = None, timeout: float = 20.0) -> None:
+    def runner(self, task: str) -> int:
+        """The process that executes the task, or did so last."""
+        return max(self.executions(task).items(), key=lambda item: item[0][1])[1].pid
+
+    def at(self, role: str) -> set[int]:
+        """The runners of a worker."""
+        return set(children(self.parts[role].pid))
+
+    async def end(self, *roles: str, timeout: float = 30.0) -> None:
         """SIGTERM to all (or these) that run: each ends with 0."""
-        living = [p for p in (self.parts if parts is None else parts) if p.returncode is None]
+        living = [p for r, p in self.parts.items() if (not roles or r in roles) and p.returncode is None]
         for part in living:
             part.signal(signal.SIGTERM)
         for part in living:
             status = await asyncio.to_thread(part.wait, timeout)
             assert status == 0, f"{part.name} ended with {status}:\n{part.output()[-3000:]}"
 
-    async def judge(self, *, overlap: bool = False) -> Verdict:
-        """End everything, then check the record."""
-        await self.end()
-        return await check(self.url, self.effects, self.history, overlap=overlap)
+    async def judge(self, client: Client | None = None, *, paused: Iterable[str] = ()) -> Verdict:
+        """Check the record: of one user, or the whole, after the end of all processes.
 
-    def said(self, event: str) -> int:
-        """How often the processes logged this."""
-        return sum(part.output().count(event) for part in self.parts)
+        `paused`: tasks whose worker was stopped in the middle, so that two executions may overlap.
+        """
+        if client is None:
+            await self.end()
+            return await check(self.url, self.effects, self.histories, paused=paused)
+        verdict = await check(self.url, self.effects, [client.history], user=client.user, paused=paused)
+        stats = await client.stats()
+        found = Counter(Status(row.status).name.lower() for row in verdict.dump.tasks.values())
+        assert stats == {"total": len(verdict.dump.tasks)} | {s.name.lower(): found[s.name.lower()] for s in Status}
+        return verdict
 
     async def close(self) -> None:
         for client in self.clients:
@@ -301,13 +338,14 @@ class Site:
         self.processes.end()
 
 
-def _died(part: Process) -> bool:
-    assert part.returncode is None, f"{part.name} ended with {part.returncode}:\n{part.output()[-4000:]}"
-    return False
+async def flush(url: str) -> None:
+    """FLUSHALL: of a server of the test's own."""
+    client = redis.Redis.from_url(url)
+    try:
+        await client.flushall()
+    finally:
+        await client.aclose()
 
 
-def alive(pid: int) -> bool:
-    with suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
