@@ -174,7 +174,9 @@ async def test_a_taken_port_is_one_clear_line() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(StartError, match=f"127.0.0.1:{port} .*--metrics-port"):
+        with pytest.raises(
+            StartError, match=rf"127.0.0.1:{port} \(address already in use\): .*--metrics-port"
+        ):
             await ProbeServer(Probes(), "127.0.0.1", port, lambda: None).bind()
 
 

@@ -87,6 +87,8 @@ def configure(
         library.handlers = []
         library.propagate = True
         library.setLevel(max(logging.WARNING, root.level) if root.level > logging.DEBUG else logging.DEBUG)
+    # It repeats the notes that the server makes of our own statements; what matters comes as an exception.
+    logging.getLogger("asyncmy").setLevel(logging.ERROR)
     logging.raiseExceptions = False  # a log line that cannot be written is not an error of the program
     logging.captureWarnings(capture=True)
 

@@ -7,6 +7,7 @@ them up. The api serves them at its own port; workers and schedulers start a `Pr
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -238,6 +239,6 @@ def _response(
     return head.encode("latin-1") + body
 
 
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) else None
-    return (text or str(error)).lower()
+def _reason(error: OSError | OverflowError) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number).lower() if number else "no such port"
