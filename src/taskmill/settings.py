@@ -11,8 +11,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import re
-import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
@@ -79,10 +77,6 @@ def _text(name: str, default: Any, expects: str, pattern: str, about: str) -> An
     return _setting(name, default, expects, about, pattern=f"^{pattern}$")
 
 
-def _host_name() -> str:
-    return re.sub(r"[^A-Za-z0-9._:-]", "-", socket.gethostname()).strip("._:-")[:64] or "worker"
-
-
 _A_NAME: Final = "letters, digits and . _ : - (at most 64)"
 _AN_ADDRESS: Final = "an address to listen at, such as 127.0.0.1"
 _A_HOST: Final = "a host name or an address"
@@ -125,7 +119,7 @@ class Settings(BaseSettings):
     concurrency: int = _count("QUEUE_CONCURRENCY", 5, 1, 10_000, "Tasks at a time per worker.")
     processes: int = _count("TASKMILL_PROCESSES", 1, 0, 256, "Runner processes per worker; 0 runs handlers in the worker itself.")
     queues: Names = _setting("TASKMILL_QUEUES", ("default",), "names separated by commas", "The queues of a worker.")
-    worker_name: str = _text("TASKMILL_WORKER_NAME", _host_name, _A_NAME, forms.NAME, "Shown with its runs. Not set: the host's name.")
+    worker_name: str = _text("TASKMILL_WORKER_NAME", forms.host_name, _A_NAME, forms.NAME, "Shown with its runs. Not set: the host's name.")
     lease: float = _seconds("TASKMILL_LEASE", 30, 0.5, 3600, "A worker that does not renew for so long loses its tasks. The same everywhere.")
     worker_ttl: float = _seconds("TASKMILL_WORKER_TTL", 60, 1, 3600, "A worker not seen for so long counts as gone.")
     drain: float = _seconds("TASKMILL_DRAIN", 25, 0, 3600, "For handlers to finish after SIGTERM.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +48,11 @@ def parse_origins(value: Any) -> tuple[str, ...]:
     if not all(re.fullmatch(r"https?://[a-z0-9.\[\]:-]{1,253}", origin) for origin in origins):
         raise ValueError("no origins")
     return origins
+
+
+def host_name() -> str:
+    """This machine's, as a NAME."""
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", socket.gethostname()).strip("._:-")[:64] or "worker"
 
 
 def parse_app(value: Any) -> str:
