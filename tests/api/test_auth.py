@@ -125,20 +125,20 @@ class TestFirstAdmin:
             roles = sorted(a["register"]["user"]["role"] for a in answers)
             assert roles == ["ADMIN"] + ["USER"] * 7
 
-        async def test_not_beside_others(self, store_url: str) -> None:
+    async def test_not_beside_others(self, store_url: str) -> None:
         """Where a user exists, the next to register is a USER."""
         async with running(store_url, first_admin=True) as api:
             await api.accounts.create("made@example.com", PASSWORD, "Made", Role.USER)
             data = await api.ok(REGISTER, token="", i=given())
             assert data["register"]["user"]["role"] == "USER"
 
-        async def test_never_in_production(self, store_url: str) -> None:
+    async def test_never_in_production(self, store_url: str) -> None:
         """Unless the options say so, the first user is a USER."""
         async with running(store_url) as api:
             data = await api.ok(REGISTER, token="", i=given())
             assert data["register"]["user"]["role"] == "USER"
 
-        async def test_failed_first(self, store_url: str) -> None:
+    async def test_failed_first(self, store_url: str) -> None:
         """A first registration that fails takes nothing: the next one becomes ADMIN."""
         async with running(store_url, first_admin=True) as api:
             await api.fails(REGISTER, token="", i=given(name=""))
@@ -164,7 +164,7 @@ class TestAccounts:
         assert (await api.ok(ME))["me"]["role"] == "ADMIN"
         assert [u.email for u in await api.accounts.list()] == ["user@example.com"]
 
-        async def test_refusals(self, api: Api) -> None:
+    async def test_refusals(self, api: Api) -> None:
         """An address that is taken, or that nobody has."""
         with pytest.raises(Conflict):
             await api.accounts.create("user@example.com", PASSWORD, "Again", Role.USER)

@@ -48,6 +48,8 @@ class ApiServer:
                 app,
                 ws="websockets-sansio",
                 ws_max_size=WS_MESSAGE_MOST,
+                # Its windows cost more memory than a connection itself, and events are small.
+                ws_per_message_deflate=False,
                 http="httptools",
                 lifespan="off",
                 access_log=False,

@@ -22,6 +22,7 @@ from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
 from strawberry.http.exceptions import NonJsonMessageReceived, WebSocketDisconnected
 from strawberry.schema.base import BaseSchema
 from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
+from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
 from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.unset import UNSET, UnsetType
@@ -111,6 +112,13 @@ def _is_message(message: object) -> bool:
     )
 
 
+class Handler(BaseGraphQLTransportWSHandler[Context, None]):
+    async def handle(self) -> None:
+        # So that a subscription can end the connection with a code of its own.
+        self.context.socket = self.websocket
+        await super().handle()
+
+
 class _Stream(StreamingResponse):
     """An SSE response that gives up on a client that takes nothing."""
 
@@ -129,6 +137,7 @@ class _Stream(StreamingResponse):
 
 class GraphQLView(GraphQL[Context, None]):
     websocket_adapter_class = Socket  # type: ignore[assignment]
+    graphql_transport_ws_handler_class = Handler
 
     def __init__(self, schema: BaseSchema, services: Services) -> None:
         super().__init__(
