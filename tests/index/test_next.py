@@ -7,9 +7,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from taskmill.index.index import EPOCH, Entry, Index, Reserved
-from tests.index.kit import ANN, BOB, CRITICAL, EVE, HIGH, LOW, NORMAL, Clock, entry, ids, raw, task
+from tests.index.kit import ANN, BOB, CRITICAL, EVE, HIGH, LOW, NORMAL, Clock, entry, ids, keys, raw, task
 
 
 async def test_bands_are_strict(index: Index) -> None:
@@ -39,7 +40,7 @@ async def test_scores_are_exact_to_the_microsecond(index: Index) -> None:
 
 async def test_a_time_before_2020_stays_in_its_band(index: Index) -> None:
     """An absurd time moves a task to the front of its band, never into a higher one."""
-    await index.push("q", [Entry(task(1), ANN, LOW, 0), entry(2)])
+    await index.push("q", [Entry(task(1), ANN, LOW, 0), entry(2, at=10**15)])
     assert ids(await index.next("q", n=2)) == [2, 1]
 
 
@@ -341,3 +342,27 @@ async def test_a_turn_that_cannot_be_is_refused(index: Index, wish: dict[str, An
     """Bounds of a call are checked before it is sent."""
     with pytest.raises(ValueError, match="next"):
         await index.next("q", **wish)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("push", ["", "", 1, "c", "q", 1, ANN, "2", task(1), "12"]),
+        ("push", ["", "", 1, "c", "q", 1, ANN, "7", task(1), "0" * 16]),
+        ("push", ["", "", 1, "c", "q", 2, ANN, "2", task(1), "0" * 16]),
+        ("push", ["x", "", 1, "c", "q", 0]),
+        ("next", ["", 1, 1, b"t" * 16, "", 0, 1, "c", "q", 1, 0, 0, b"short"]),
+        ("next", ["", 1, "many", b"t" * 16, "", 0, 1, "c", "q", 0, 0, 0, b""]),
+        ("next", ["", 1, 1, b"short", "", 0, 1, "c", "q", 0, 0, 0, b""]),
+        ("take", ["", 1, 1, b"short", ANN, 0]),
+        ("take", ["", 1, 1, b"t" * 16, ANN]),
+    ],
+)
+async def test_a_script_checks_before_it_writes(index: Index, name: str, arguments: list[Any]) -> None:
+    """Arguments that do not fit, from another version say, are refused before the first write."""
+    await index.push("q", [entry(1)])
+    before = await keys(index)
+    with pytest.raises(ResponseError, match=f"taskmill: {name}"):
+        await index._evaluate(name, index._key("q"), arguments)
+    assert await keys(index) == before
+    assert ids(await index.next("q", n=5)) == [1]

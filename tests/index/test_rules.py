@@ -154,6 +154,7 @@ async def test_take_without_a_generation_takes_nothing(empty: Index) -> None:
     await raw(empty, "DEL", "{}g")
     answer = await empty.take("q", n=1, fair=ANN)
     assert (answer.generation, ids(answer)) == (None, [])
+    assert await raw(empty, "ZCARD", "{}r" + ANN.decode()) == 1
 
 
 async def test_take_leaves_no_empty_line_behind(index: Index) -> None:

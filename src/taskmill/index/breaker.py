@@ -59,6 +59,9 @@ class Breaker:
                 break
             except IndexUnavailable as error:
                 self._reason = error.message
-                delay = min(delay * 2, 5.0)
+            except Exception:
+                # A probe that ended would leave the breaker open for good.
+                log.exception("index.probe_broken", server=self._name)
+            delay = min(delay * 2, 5.0)
         self._task = None
         log.info("index.back", server=self._name, seconds=round(time.monotonic() - began, 3))
