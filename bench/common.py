@@ -92,14 +92,12 @@ async def own_keys(url: str) -> AsyncIterator[str]:
 
 
 @contextmanager
-def product(
-    *arguments: str, environment: dict[str, str], prefix: tuple[str, ...] = ()
-) -> Iterator[subprocess.Popen[bytes]]:
+def product(*arguments: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """One process of the product (`taskmill worker …`), ended with SIGTERM and at last SIGKILL."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("TASKMILL_")}
     path = os.pathsep.join(p for p in (str(BENCH), clean.get("PYTHONPATH", "")) if p)
     process = subprocess.Popen(
-        [*prefix, sys.executable, "-m", "taskmill", *arguments],
+        [sys.executable, "-m", "taskmill", *arguments],
         env={**clean, "PYTHONPATH": path, "TASKMILL_LOG_LEVEL": "warning", **environment},
         cwd=BENCH,
     )

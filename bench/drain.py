@@ -89,7 +89,7 @@ async def submit(url: str, redis_url: str | None, prefix: str, n: int) -> None:
         await db.close()
 
 
-async def drain(url: str, redis_url: str, n: int, slots: int, prefix_command: tuple[str, ...]) -> Round:
+async def drain(url: str, redis_url: str, n: int, slots: int) -> Round:
     """Taskmill: seconds from the first claim to the last settle of n tasks."""
     async with own_keys(redis_url) as prefix, own_database(url) as mine:
         await submit(mine, redis_url, prefix, n)
@@ -100,7 +100,7 @@ async def drain(url: str, redis_url: str, n: int, slots: int, prefix_command: tu
         done = Round(0.0)
         began = time.monotonic()
         arguments = ("worker", "--app", "noop:app", "--concurrency", str(slots))
-        with product(*arguments, environment=environment, prefix=prefix_command) as worker:
+        with product(*arguments, environment=environment) as worker:
 
             async def registered() -> bool:
                 return bool(await ask(connection, "SELECT 1 FROM workers LIMIT 1"))
@@ -188,7 +188,7 @@ async def main(options: argparse.Namespace) -> int:
     for k in range(options.rounds):
         seconds, used = await drain_floor(options.url, options.redis, n, slots, options.lanes)
         bare = n / seconds
-        done = await drain(options.url, options.redis, n, slots, tuple(options.under.split()))
+        done = await drain(options.url, options.redis, n, slots)
         rate = n / done.seconds
         floors.append(bare)
         ours.append(rate)
@@ -220,7 +220,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="show the worker's memory during each round")
-    parser.add_argument("--under", default="", help="a command to start the worker under, such as a profiler")
     options = parser.parse_args()
     if not options.url.startswith("sqlite") and not options.redis:
         parser.error("--redis: expected with MySQL")
