@@ -318,7 +318,9 @@ class TestResync:
         """Who has more tasks than fit is closed with 1013 and reads them anew."""
         async with running(store_url, feed_buffer=3) as api:
             await api.register("user")
-            task = [await api.create() for _ in range(4)][0]
+            task = await api.create()
+            for _ in range(3):
+                await api.create()
             async with api.socket() as socket:
                 await socket.subscribe(UPDATES)
                 await following(api)

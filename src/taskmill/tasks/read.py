@@ -147,13 +147,13 @@ _INDEXES: Final = {
     "queue": "ix_tasks_queue",
     "": "PRIMARY",
 }
-_probe: Final = sa.select(sa.func.count()).select_from(
+_beyond_rare: Final = (
     sa.select(_t.id)
     .where(_t.status == sa.bindparam("status"))
     .with_hint(schema.tasks, "FORCE INDEX (ix_tasks_check)", "mysql")
     .with_hint(schema.tasks, "FORCE INDEX (ix_tasks_check)", "mariadb")
-    .limit(RARE + 1)
-    .subquery()
+    .limit(1)
+    .offset(RARE)
 )
 
 
@@ -207,8 +207,8 @@ def _bound(filters: Filters) -> dict[str, Any]:
 
 def _index(connection: Connection, filters: Filters) -> str:
     if filters.status is not None:
-        found = connection.execute(_probe, {"status": int(filters.status)}).scalar_one()
-        if found <= RARE:
+        common = connection.execute(_beyond_rare, {"status": int(filters.status)}).first()
+        if common is None:
             return "status"
     return next((name for name in ("owner", "type", "queue") if getattr(filters, name) is not None), "")
 

@@ -26,6 +26,7 @@ ROWS: Final = 200
 """Journal rows of one read; each has up to 1,000 changes."""
 RECENT: Final = 1000
 """How far back the start looks for numbers that are still on their way."""
+BEFORE_FIRST: Final = 200
 GAPS: Final = 1000
 """Missing numbers that are waited for; more of them at once is a RESYNC."""
 
@@ -69,7 +70,8 @@ class Tail:
     def __init__(self, db: Database, *, window: float = WINDOW) -> None:
         self._db = db
         self._window = window
-        self._low = 0
+        self._low: int | None = 0
+        """The last number seen; None where the journal was empty: the next one may be any."""
         self._gaps: dict[int, float] = {}
 
     async def start(self) -> None:
@@ -80,9 +82,14 @@ class Tail:
     async def read(self) -> News:
         """What became visible since the last read. Unavailable when SQL does not answer."""
         now = boottime()
-        low, gaps = self._low, list(self._gaps)
+        low, gaps = self._low or 0, list(self._gaps)
         found = await self._db.read(lambda connection: _look(connection, low, gaps))
-        if found.oldest is not None and found.oldest > low + 1:
+        if self._low is None:
+            if not found.new:
+                return News()
+            # Numbers just before the first may still be on their way.
+            low = max(found.new[0][0] - 1 - BEFORE_FIRST, 0)
+        elif found.oldest is not None and found.oldest > low + 1:
             await self.start()
             return News(resync=True)
         fresh = _missing([low, *(seq for seq, _ in found.new)])
@@ -100,8 +107,10 @@ class Tail:
         return News(changes, more=len(found.new) == ROWS)
 
 
-def _end(connection: Connection) -> tuple[int, list[int]]:
-    last = connection.execute(_last).scalar() or 0
+def _end(connection: Connection) -> tuple[int | None, list[int]]:
+    last = connection.execute(_last).scalar()
+    if last is None:
+        return None, []
     return last, list(connection.execute(_recent, {"low": last - RECENT}).scalars())
 
 
