@@ -54,6 +54,7 @@ async def test_a_killed_runner_makes_suspects_that_run_alone(source: FakeSource,
         most = 0
         while any(source.status[task] is not Status.COMPLETED for task in ids):
             most = max(most, worker.supervisor.book.suspects)
+            shared = {str(runner.link.pid) for runner in worker.supervisor.runners._main}
             await asyncio.sleep(0.005)
     assert most == 1
     for task in ids:
@@ -62,6 +63,7 @@ async def test_a_killed_runner_makes_suspects_that_run_alone(source: FakeSource,
         assert crashed.message == f"its runner process {first} died: signal SIGKILL"
         assert succeeded.ended == "SUCCEEDED"
     assert len({source.of(task)[1].result for task in ids}) == 1, "the spare runner is kept warm"
+    assert not {source.of(task)[1].result for task in ids} & shared, "and nothing else runs there"
 
 
 async def test_one_of_five_kills_its_runner_three_times(source: FakeSource, make_app: MakeApp) -> None:

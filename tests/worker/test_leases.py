@@ -25,6 +25,9 @@ APP = """
     @app.task("THREAD")
     def t(ctx, payload): time.sleep(600)
 
+    @app.task("STARTS")
+    async def s(ctx, payload): open(os.environ["PYTHONPATH"] + "/started", "w").close()
+
     @app.task("PID")
     async def p(ctx, payload): return os.getpid()
 """
@@ -55,7 +58,7 @@ async def test_a_lost_lease_stops_the_handler_and_its_outcome_is_not_sent(
     source: FakeSource, make_app: MakeApp, tmp_path: Path
 ) -> None:
     """A renewal tells that another run has the task."""
-    source.lease = 0.6
+    source.lease = 1.2
     task = source.add("WAIT")
     async with working(source, make_app(APP)) as worker:
         await wait_until(lambda: worker.supervisor.book.runs)
@@ -71,7 +74,7 @@ async def test_a_thread_that_lost_its_lease_is_killed_with_its_runner(
     source: FakeSource, make_app: MakeApp
 ) -> None:
     """Nothing else runs there, so the process goes at once; the worker goes on with another."""
-    source.lease = 0.6
+    source.lease = 1.2
     task = source.add("THREAD")
     async with working(source, make_app(APP)) as worker:
         first = worker.supervisor.runners._main[0].link.pid
@@ -88,11 +91,11 @@ async def test_an_outage_longer_than_a_lease_gives_the_runs_up(
     source: FakeSource, make_app: MakeApp, tmp_path: Path
 ) -> None:
     """The handler is stopped before its lease is over by the record's clock; nothing is settled afterwards."""
-    source.lease = 0.8
+    source.lease = 1.5
     source.requeue = False
-    source.add("WAIT")
+    task = source.add("WAIT")
     async with working(source, make_app(APP)) as worker:
-        await wait_until(lambda: worker.supervisor.book.runs)
+        await wait_until(lambda: source.renewals[task])
         source.down = True
         await wait_until((tmp_path / "stopped").exists)
         await wait_until(lambda: worker.supervisor.book.free == 5)
@@ -135,7 +138,7 @@ async def test_a_settle_that_was_on_its_way_decides_over_a_renewal(
     source: FakeSource, make_app: MakeApp
 ) -> None:
     """A renewal that finds the task finished says lost, while the answer to the settle is still to come."""
-    source.lease = 0.6
+    source.lease = 1.2
     source.settle_gate = asyncio.Event()
     task = source.add("PID")
     async with working(source, make_app(APP)) as worker:
@@ -180,19 +183,22 @@ async def test_one_outcome_that_cannot_be_recorded_does_not_hold_up_others(
     assert [source.of(task)[0].error_type for task in ids] == [None, "RESULT_INVALID", None]
 
 
-async def test_a_claim_that_comes_after_its_lease_does_not_run(source: FakeSource, make_app: MakeApp) -> None:
+async def test_a_claim_that_comes_after_its_lease_does_not_run(
+    source: FakeSource, make_app: MakeApp, tmp_path: Path
+) -> None:
     """The process was paused while it claimed: another worker may have the task."""
-    source.lease = 0.4
+    source.lease = 0.6
     source.claim_gate = asyncio.Event()
-    task = source.add("PID")
+    source.add("STARTS")
     async with working(source, make_app(APP)) as worker:
-        await wait_until(lambda: task in source.held)
-        await asyncio.sleep(0.5)
+        await wait_until(lambda: source.held)
+        await asyncio.sleep(0.7)
+        source.lease = 30.0
         source.claim_gate.set()
         later = source.add("PID")
         await wait_until(lambda: source.of(later))
         assert worker.supervisor.book.free == 5
-    assert source.of(task) == []
+    assert not (tmp_path / "started").exists()
 
 
 async def test_a_worker_that_was_paused_for_two_leases_gives_its_runs_up(

@@ -1,0 +1,91 @@
+"""Outcomes on their way to the record."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from random import Random
+
+import pytest
+
+from taskmill.model.task import Claimed, Ended, HandlerSpec, Outcome
+from taskmill.worker.run import Book, Run
+from taskmill.worker.settler import BATCH, Settler
+from tests.support import wait_until
+from tests.worker.kit import FakeSource
+
+
+class Desk:
+    """A settler, and runs with their outcomes for it."""
+
+    def __init__(self, source: FakeSource) -> None:
+        self.source = source
+        self.book = Book(10_000, asyncio.Event())
+        self.over: set[int] = set()
+        self.settler = Settler(source, Random(1), expired=self.expired, closed=self.closed)
+
+    def expired(self, run: Run) -> bool:
+        run.closed = run.key in self.over
+        return run.closed
+
+    def closed(self, run: Run) -> None:
+        run.closed = True
+        self.book.leave(run)
+
+    def put(self, *, expired: bool = False) -> Run:
+        self.source.add("T")
+        claimed: Claimed = dataclasses.replace(self.source.ready.pop(), fence=1)
+        self.source.held[claimed.id] = claimed
+        run = self.book.open(claimed, HandlerSpec("T"), threaded=False)
+        run.outcome = Outcome(Ended.SUCCEEDED, result="1")
+        if expired:
+            self.over.add(run.key)
+        self.settler.put(run)
+        return run
+
+
+@pytest.fixture
+async def desk(source: FakeSource) -> Desk:
+    return Desk(source)
+
+
+async def test_an_outcome_whose_lease_is_over_is_never_sent(desk: Desk) -> None:
+    """Another run may have the task; those beside it are settled."""
+    late, fine = desk.put(expired=True), desk.put()
+    assert await desk.settler.flush(5)
+    assert [claimed.id for claimed, _ in desk.source.outcomes] == [fine.claimed.id]
+    assert late.closed
+
+
+async def test_one_turn_of_the_loop_is_one_batch(desk: Desk) -> None:
+    """However many outcomes a frame brings, up to the bound."""
+    for _ in range(BATCH + 20):
+        desk.put()
+    assert await desk.settler.flush(5)
+    assert desk.source.batches == [BATCH, 20]
+    assert not desk.book.runs
+
+
+async def test_at_most_two_settles_are_in_flight(desk: Desk) -> None:
+    """What comes meanwhile gathers into the next one."""
+    desk.source.settle_gate = asyncio.Event()
+    for n in range(5):
+        desk.put()
+        await wait_until(lambda n=n: len(desk.source.batches) == min(n + 1, 2))  # type: ignore[misc]
+    assert desk.source.batches == [1, 1]
+    assert not await desk.settler.flush(0.01)
+    desk.source.settle_gate.set()
+    assert await desk.settler.flush(5)
+    assert desk.source.batches == [1, 1, 3]
+
+
+async def test_an_outage_keeps_the_outcomes_in_line(desk: Desk) -> None:
+    """They are sent again, and one that was lost meanwhile is left out."""
+    desk.source.down = True
+    runs = [desk.put() for _ in range(3)]
+    await wait_until(lambda: desk.source.calls["settle"] >= 2)
+    desk.over.add(runs[1].key)
+    desk.source.down = False
+    assert await desk.settler.flush(5)
+    assert [claimed.id for claimed, _ in desk.source.outcomes] == [runs[0].claimed.id, runs[2].claimed.id]
+    assert desk.settler.settled == 2
