@@ -61,36 +61,28 @@ async def fold_journal(mill: Mill, n: int) -> int:
     return await mill.db.write(work, resend=work)
 
 
-_OLD: Final = (
-    sa.select(_J.seq)
-    .where(
-        _J.seq > sa.bindparam("low"),
-        _J.folded + 0 == 1,
-        _J.at < from_now(sa.bindparam("age", type_=sa.Double())),
-    )
+_OLDEST: Final = (
+    sa.select(_J.seq, _J.folded, (_J.at < from_now(sa.bindparam("age", type_=sa.Double()))).label("old"))
+    .where(_J.seq > sa.bindparam("low"))
     .order_by(_J.seq)
     .limit(sa.bindparam("n"))
 )
-_OVER: Final = (
-    sa.select(_J.seq)
-    .where(_J.seq > sa.bindparam("low"), _J.seq <= sa.bindparam("until"), _J.folded + 0 == 1)
-    .order_by(_J.seq)
-    .limit(sa.bindparam("n"))
-)
+_NEWEST: Final = sa.select(sa.func.max(_J.seq))
 _DROP: Final = sa.delete(journal).where(_J.seq.in_(_SEQS), _J.folded + 0 == 1)
 _LAG: Final = sa.select(sa.func.count(), sa.func.min(_J.at), db_now()).where(_J.folded == 0)
 
 
 def oldest(connection: Connection, low: int, age: float, rows: int, n: int) -> list[int]:
-    """Folded rows that may go: older than `age` seconds, or more than `rows` behind the newest. `low` is where the last
-    call ended: delete marks under an open snapshot make an empty scan slow."""
-    by_age = connection.execute(_OLD, {"low": low, "age": -age, "n": n}).scalars().all()
-    if by_age:
-        return list(by_age)
-    newest = connection.execute(sa.select(sa.func.max(_J.seq))).scalar()
-    if newest is None or newest - rows <= low:
-        return []
-    return list(connection.execute(_OVER, {"low": low, "until": newest - rows, "n": n}).scalars())
+    """Folded rows that may go: older than `age` seconds, or more than `rows` behind the newest. It stops at the first
+    row that stays, so it never reads the window. `low` is where the last call ended: delete marks under an open
+    snapshot make an empty scan slow."""
+    surplus = (connection.execute(_NEWEST).scalar() or 0) - rows
+    seqs: list[int] = []
+    for row in connection.execute(_OLDEST, {"low": low, "age": -age, "n": n}):
+        if not row.folded or not (row.old or row.seq <= surplus):
+            break
+        seqs.append(row.seq)
+    return seqs
 
 
 async def trim_journal(mill: Mill, low: int, *, age: float, rows: int, n: int) -> int | None:
