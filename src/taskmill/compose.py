@@ -203,7 +203,7 @@ class Parts:
                 queues=options.queues, slots=options.concurrency, name=options.name, version=__version__
             ),
         )
-        return Supervisor(source, options, rng=self.rng)
+        return Supervisor(source, options, rng=self.rng, probes=self.probes)
 
     def scheduler(self) -> Service:
         from taskmill.upkeep.scheduler import Scheduler

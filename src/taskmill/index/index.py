@@ -209,6 +209,11 @@ class Index:
         """False from a failure until the background probe succeeded."""
         return not any(breaker.open for breaker in self._breakers.values())
 
+    @property
+    def clustered(self) -> bool:
+        """Whether each queue may lie on a server of its own."""
+        return isinstance(self._client, RedisCluster)
+
     async def health(self) -> dict[str, Any]:
         """A real script call, also while the breaker is open. IndexUnavailable when it fails, else `latency` (s),
         `server`, `version`, `maxmemory_policy`, `warnings`, and the `generations` this process has seen (hex)."""

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from taskmill.errors import IndexUnavailable
-from taskmill.index.index import Next, Reserved
+from taskmill.index.index import Index, Next, Reserved
 from taskmill.model.clock import boottime
 from taskmill.model.state import Verb
 from taskmill.model.task import Claimed, Registry
@@ -62,6 +62,7 @@ class Claimer:
         self._debts: defaultdict[str, _Debts] = defaultdict(_Debts)
         self._parked: list[tuple[float, str, Reserved]] = []
         self._turn = 0
+        self._idle = False
 
     async def claim(self, n: int, *, suspects: int, wait: bool = False) -> list[Claimed]:
         """Claim up to n tasks, at most `suspects` of them suspects. One transaction; [] when there is nothing.
@@ -101,23 +102,45 @@ class Claimer:
     async def _reserve(self, n: int, suspects: int, wait: bool) -> tuple[list[tuple[str, Reserved]], bool]:
         """Reservations, and whether SQL must be asked too: no index, or it is being filled."""
         index = self._mill.index
-        if index is None or not index.available:
+        if index is None:
             return [], True
         reserved = self._unpark(suspects) if suspects else []
-        blind = False
         self._turn += 1
         start = self._turn % len(self._queues)
-        for queue in [*self._queues[start:], *self._queues[:start]]:
+        order = [*self._queues[start:], *self._queues[:start]]
+        if self._idle and len(order) > 1 and not reserved:
+            return await self._look(index, order, n, wait)
+        blind = False
+        for queue in order:
             room = n - len(reserved)
             if room <= 0:
                 break
             answer = await self._next(
                 queue, room, wait=wait and not reserved, debts=self._debts.pop(queue, None)
             )
-            if answer is None or answer.generation is None or answer.filling:
-                blind = True
-            if answer is not None:
-                reserved += [(queue, r) for r in answer.reserved]
+            blind |= _is_blind(answer)
+            reserved += [(queue, r) for r in (answer.reserved if answer is not None else ())]
+        self._idle = not reserved
+        return reserved, blind
+
+    async def _look(
+        self, index: Index, order: Sequence[str], n: int, wait: bool
+    ) -> tuple[list[tuple[str, Reserved]], bool]:
+        """An idle worker's turn: one round trip for all queues. The first may give; the others tell if there is work."""
+        await self.settle_up()
+        wants = {queue: n if queue == order[0] else 0 for queue in order}
+        try:
+            answers = await index.next_many(wants, worker=self._worker, wait=wait)
+        except IndexUnavailable:
+            self._mill.probes.index_errors.inc()
+            return [], True
+        blind = any(_is_blind(answer) for answer in answers.values())
+        reserved = [(order[0], r) for r in answers[order[0]].reserved]
+        for queue in order[1:]:
+            if answers[queue].more and len(reserved) < n:
+                answer = await self._next(queue, n - len(reserved))
+                reserved += [(queue, r) for r in (answer.reserved if answer is not None else ())]
+        self._idle = not reserved
         return reserved, blind
 
     async def _next(
@@ -217,6 +240,11 @@ class Claimer:
         if taken.claimed:
             self._mill.probes.verb_rows.labels(verb=Verb.CLAIM.value).inc(len(taken.claimed))
             self._mill.hint("journal")
+
+
+def _is_blind(answer: Next | None) -> bool:
+    """Whether SQL must be asked too: no index, no generation, or one that is being filled."""
+    return answer is None or answer.generation is None or answer.filling
 
 
 def _suspects(claimed: Sequence[Claimed]) -> int:

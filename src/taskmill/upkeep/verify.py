@@ -66,7 +66,7 @@ class Verifier:
         self._fast = _Cursor(options.verify_grace)
         self._late = _Cursor(options.verify_late)
         self._generations: dict[str, bytes] = {}
-        self._run_id = ""
+        self._run_ids: dict[str, str] = {}
         self._filling: set[str] = set()
         self._queues: frozenset[str] = frozenset()
         self._listed_until = 0.0
@@ -92,18 +92,20 @@ class Verifier:
 
     async def _recognise(self) -> None:
         """The generations in force and the server's run id; a change sets the cursors to 0."""
-        run_id = await self._index.run_id()
         if boottime() >= self._listed_until:
             live = await self._mill.db.read(lambda c: queues_of_workers(c, self._mill.options.worker_ttl))
             self._queues = live | self._generations.keys()
             self._listed_until = boottime() + LISTED
         queues = self._queues | self._generations.keys()
-        changed = run_id != self._run_id
+        # Each server of a cluster has its own id; elsewhere one answer holds for all queues.
+        servers = sorted(queues)[:QUEUES] if self._index.clustered else [""]
+        run_ids = {queue: await self._index.run_id(queue) for queue in servers}
+        changed = any(self._run_ids.get(queue) != run_id for queue, run_id in run_ids.items())
         for queue in sorted(queues)[:QUEUES]:
             changed |= await self._settle_on(queue)
         if changed:
-            self._run_id = run_id
             self._restart()
+        self._run_ids = run_ids
 
     async def _settle_on(self, queue: str) -> bool:
         """Give the queue a generation if it has none; whether it has another one than we knew."""
@@ -184,6 +186,7 @@ def _by_queue(rows: Sequence[Any]) -> Mapping[str, list[Entry]]:
 
 FAIR_KEYS: Final = 200
 TAKEN: Final = 200
+TAKES: Final = 10
 _STATUS: Final = sa.select(_T.id).where(
     _T.id.in_(sa.bindparam("ids", expanding=True)), _T.status + 0 == int(Status.QUEUED)
 )
@@ -192,17 +195,24 @@ _STATUS: Final = sa.select(_T.id).where(
 async def drop_dead(mill: Mill, index: Index, queue: str) -> int:
     """Drop entries of one queue whose row is not QUEUED (cancelled, deleted): how many.
 
-    It is a worker too: it takes, asks SQL, and drops or gives back. Bounded: the head of the first fair keys. What it
-    does not reach, a claim drops when it comes up.
+    It is a worker too: it takes, asks SQL, and drops or gives back. Bounded: the first pages of the first fair keys.
+    What it does not reach, a claim drops when it comes up. A crash in between leaves reservations that run out.
     """
     dropped = 0
     for fair in (await index.fair_keys(queue, most=FAIR_KEYS))[:FAIR_KEYS]:
-        taken = (await index.take(queue, n=TAKEN, fair=fair)).reserved
-        if not taken:
-            continue
-        ids = [r.id for r in taken]
-        alive = set(await mill.db.read(lambda c, ids=ids: c.execute(_STATUS, {"ids": ids}).scalars().all()))  # type: ignore[misc]
-        dead = [r for r in taken if r.id not in alive]
-        await index.next(queue, n=0, drop=dead, give_back=[r for r in taken if r.id in alive])
-        dropped += len(dead)
+        place = 0
+        for _ in range(TAKES):
+            taken = (await index.take(queue, n=TAKEN, fair=fair, place=place)).reserved
+            alive = await _queued(mill, [r.id for r in taken]) if taken else frozenset()
+            dead = [r for r in taken if r.id not in alive]
+            if taken:
+                await index.next(queue, n=0, drop=dead, give_back=[r for r in taken if r.id in alive])
+            dropped += len(dead)
+            place += len(taken) - len(dead)
+            if len(taken) < TAKEN:
+                break
     return dropped
+
+
+async def _queued(mill: Mill, ids: Sequence[bytes]) -> frozenset[bytes]:
+    return frozenset(await mill.db.read(lambda c: c.execute(_STATUS, {"ids": ids}).scalars().all()))

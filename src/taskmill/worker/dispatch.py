@@ -32,7 +32,8 @@ log = structlog.get_logger(__name__)
 
 
 class Dispatch:
-    """`settle(run)` takes a run with its outcome; `report(runner, messages)` gets what is no outcome."""
+    """`settle(run)` takes a run with its outcome; `report(messages)` gets what is no outcome; `ran(type, seconds)` is told
+    of each run that was in a handler."""
 
     def __init__(
         self,
@@ -40,11 +41,13 @@ class Dispatch:
         book: Book,
         settle: Callable[[Run], None],
         report: Callable[[list[messages.Up]], None],
+        ran: Callable[[str | None, float], None],
     ) -> None:
         self._options = options
         self._book = book
         self._settle = settle
         self._report = report
+        self._ran = ran
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
@@ -82,7 +85,8 @@ class Dispatch:
         claimed = run.claimed
         timeout = run.spec.timeout or self._options.timeout
         run.sent = True
-        run.expires = boottime() + timeout
+        run.began = boottime()
+        run.expires = run.began + timeout
         if run.expires < self._alarm_at:
             self._set_alarm(run.expires)
         runner.link.send(
@@ -121,6 +125,8 @@ class Dispatch:
             return
         run.outcome = outcome
         run.expires = math.inf
+        if run.sent:
+            self._ran(run.claimed.type, boottime() - run.began)
         self._settle(run)
 
     def close(self, run: Run) -> None:

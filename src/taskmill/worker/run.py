@@ -40,6 +40,8 @@ class Run:
     """How it ended, until that is settled."""
     reason: str | None = None
     """Why it was told to stop."""
+    began: float = math.inf
+    """`boottime()` when it was sent to its runner."""
     expires: float = math.inf
     """`boottime()` of its timeout."""
     progress: float | None = None

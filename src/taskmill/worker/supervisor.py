@@ -17,6 +17,7 @@ from taskmill.model.backoff import loop_delay
 from taskmill.model.clock import boottime
 from taskmill.model.task import Claimed, Registry
 from taskmill.runtime.loop import wait_for_event
+from taskmill.runtime.probes import Probes
 from taskmill.worker.child import Child
 from taskmill.worker.dispatch import Dispatch
 from taskmill.worker.inline import inline
@@ -50,6 +51,7 @@ class Supervisor:
         *,
         rng: Random | None = None,
         link: MakeLink | None = None,
+        probes: Probes | None = None,
     ) -> None:
         self._source = source
         self._options = options
@@ -64,7 +66,9 @@ class Supervisor:
         self.book = Book(options.concurrency, self._changed)
         self._settler = Settler(source, self._rng, expired=self._expired, closed=self._closed)
         self._relay = Relay(source, self.book)
-        self._dispatch = Dispatch(options, self.book, self._settler.put, self._relay.heard)
+        self._probes = probes or Probes()
+        self._probes.tasks_active.set_function(lambda: len(self.book.runs))
+        self._dispatch = Dispatch(options, self.book, self._settler.put, self._relay.heard, self._ran)
         self.runners = Runners(options, link or _links(options), self._dispatch, self._rng, self._changed)
         self._dispatch.runners = self.runners
         self._leases = Leases(
@@ -192,6 +196,9 @@ class Supervisor:
                 continue
             for run in self.book.find(signals):
                 self._dispatch.cancel(run)
+
+    def _ran(self, type: str | None, seconds: float) -> None:
+        self._probes.task_duration_seconds.labels(type=self._probes.type_label(type)).observe(seconds)
 
     def _expired(self, run: Run) -> bool:
         return self._leases.expired(run)
