@@ -55,7 +55,7 @@ async def up(settings: Settings) -> int:
         services = [*([valkey] if valkey else []), *parts.api_services(server), parts.scheduler(), worker]
         greeting = asyncio.create_task(_greet(settings, parts, server, worker, valkey))
         stack.callback(greeting.cancel)
-        return await run_services(services)
+        return await run_services(services, grace=worker.longest_stop)
 
 
 async def api(settings: Settings) -> int:
@@ -88,7 +88,8 @@ async def worker(settings: Settings) -> int:
         log.info(
             "worker", queues=settings.queues, slots=settings.concurrency, database=db.kind, index=parts.where
         )
-        return await run_services([*([valkey] if valkey else []), *probes, supervisor])
+        services = [*([valkey] if valkey else []), *probes, supervisor]
+        return await run_services(services, grace=supervisor.longest_stop)
 
 
 async def scheduler(settings: Settings) -> int:

@@ -210,6 +210,12 @@ class Supervisor:
 
     # -- the end, in order ---------------------------------------------------------------------------------
 
+    @property
+    def longest_stop(self) -> float:
+        """Seconds after which a stop is over, even when the source answers nothing and no handler ends."""
+        options = self._options
+        return options.drain + 3 * options.lease + options.grace + 2 * options.stop_timeout + 20.0
+
     async def _shut_down(self) -> None:
         """Every step, whatever an earlier one met. Leases are renewed until the last outcome is settled."""
         options = self._options
