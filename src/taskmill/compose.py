@@ -88,7 +88,7 @@ async def worker(settings: Settings) -> int:
         log.info(
             "worker", queues=settings.queues, slots=settings.concurrency, database=db.kind, index=parts.where
         )
-        services = [*([valkey] if valkey else []), *probes, supervisor]
+        services: list[Service] = [*([valkey] if valkey else []), *probes, supervisor]
         return await run_services(services, grace=supervisor.longest_stop)
 
 
