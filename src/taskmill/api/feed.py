@@ -21,7 +21,7 @@ from typing import Final, Self
 import structlog
 
 from taskmill.errors import NotFound, Unavailable
-from taskmill.index.wake import Bell
+from taskmill.index.wake import Bell, Subscription
 from taskmill.model.backoff import loop_delay
 from taskmill.runtime.probes import Probes
 from taskmill.sql.engine import Database
@@ -115,6 +115,7 @@ class Feed:
         self._live = asyncio.Event()
         self._stopped = False
         self._rng = Random()
+        self._ring: Subscription | None = None
         self._due: dict[bytes, None] = {}
         self._resync_due = False
 
@@ -169,11 +170,14 @@ class Feed:
         for client in list(self._clients):
             client.end(Ended("The server is stopping. Connect again in a moment."))
         self._some.set()
+        if self._ring is not None:
+            self._ring.put(b"")
 
     async def _follow(self) -> None:
         """While there is anyone to tell."""
         tail, failures, started = Tail(self._db), 0, False
         async with self._bell.listen("journal") as ring:
+            self._ring = ring
             while self._clients and not self._stopped:
                 try:
                     if not started:
@@ -193,6 +197,7 @@ class Feed:
                     await ring.wait(wait)
                 else:
                     await asyncio.sleep(BREATH)
+        self._ring = None
         self._live.clear()
         self._due.clear()
         self._resync_due = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import strawberry
 from graphql import GraphQLError
 from strawberry.schema.config import StrawberryConfig
@@ -32,6 +34,7 @@ class Schema(strawberry.Schema):
         """Nothing: faults.py logs what deserves it, with the request's id."""
 
 
+@cache
 def build_schema(*, introspection: bool) -> Schema:
     """The schema; `introspection` False hides it from those who ask it about itself."""
     return Schema(
