@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from taskmill.model.state import Status
 from taskmill.worker.runners import State
 from tests.support import ROOT, Processes, running, wait_until
@@ -100,8 +102,13 @@ async def test_an_isolated_handler_that_dies_takes_nobody_with_it(
     assert (source.of(alone)[0].message or "").endswith("died: exit code 7")
 
 
-async def test_a_runner_is_replaced_after_it_died(source: FakeSource, make_app: MakeApp) -> None:
-    """The worker goes on with a new process."""
+@pytest.mark.parametrize("watch", ["pidfd", "thread"])
+async def test_a_runner_is_replaced_after_it_died(
+    source: FakeSource, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, watch: str
+) -> None:
+    """The worker goes on with a new process; also where the system has no pidfd."""
+    if watch == "thread":
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
     async with working(source, make_app(SUICIDE)) as worker:
         first = main_pid(worker)
         os.kill(first, signal.SIGKILL)

@@ -6,8 +6,12 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from taskmill.model.task import Renewal, Renewed
 from tests.support import ROOT, Processes, running, wait_until
 from tests.worker.conftest import MakeApp
 from tests.worker.kit import FakeSource, working
@@ -117,6 +121,29 @@ async def test_an_outage_of_half_a_lease_costs_nothing(source: FakeSource, make_
         await wait_until(lambda: source.of(task))
         await wait_until(lambda: worker.supervisor.book.free == 5)
     assert source.ended(task) == ["SUCCEEDED"]
+
+
+async def test_a_renewal_that_fails_in_any_way_is_tried_again(
+    source: FakeSource, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that is no outage does not end the worker either, nor its runs."""
+    source.lease = 3.0
+    renew = source.renew
+    failed: list[int] = []
+
+    async def failing(leases: Sequence[Renewal]) -> Renewed:
+        if len(failed) < 2:
+            failed.append(1)
+            raise RuntimeError("a bug")
+        return await renew(leases)
+
+    monkeypatch.setattr(source, "renew", failing)
+    task = source.add("WAIT", 2.0)
+    async with working(source, make_app(APP)):
+        await wait_until(lambda: source.of(task))
+    assert source.ended(task) == ["SUCCEEDED"]
+    assert len(failed) == 2
+    assert source.renewals[task] >= 1
 
 
 async def test_a_buffered_outcome_keeps_its_lease(source: FakeSource, make_app: MakeApp) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from taskmill.errors import Unavailable
+from taskmill.errors import TaskmillError
 from taskmill.model.clock import boottime
 from taskmill.model.task import Renewal, Renewed
 from taskmill.worker.run import Book, Run
@@ -91,7 +91,7 @@ class Leases:
             run.progress = None
         try:
             renewed = await asyncio.wait_for(self._source.renew(renewals), self._lease / 3)
-        except (Unavailable, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, the old deadlines stand, and the runs go on)
             self._failed(error, len(runs))
             for run, renewal in zip(runs, renewals, strict=True):
                 run.progress = renewal.progress if run.progress is None else run.progress
@@ -105,7 +105,12 @@ class Leases:
     def _failed(self, error: Exception, leases: int) -> None:
         self._failures += 1
         if self._failures == 1:
-            log.warning("renew is not possible now", leases=leases, error=str(error) or type(error).__name__)
+            log.warning(
+                "renew is not possible now",
+                leases=leases,
+                error=str(error) or type(error).__name__,
+                exc_info=None if isinstance(error, TaskmillError | TimeoutError) else error,
+            )
 
     def _apply(self, renewed: Renewed) -> None:
         for run in self._book.find(renewed.held):

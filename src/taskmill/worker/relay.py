@@ -75,7 +75,7 @@ class Relay:
             try:
                 await self._write()
                 told = False
-            except (TaskmillError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 (no log line is worth a worker)
                 if not told:
                     log.warning("log lines of handlers cannot be written now", error=str(error))
                 told = True
