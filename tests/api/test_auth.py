@@ -156,6 +156,30 @@ def running_beside(url: str, api: Api) -> Any:
     return nullcontext(api) if url.startswith("sqlite") else running(url, first_admin=True)
 
 
+class TestLostReply:
+    async def test_register_once(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When the reply to COMMIT was lost, the user that stands is found, not made twice or refused."""
+        write = api.db.write
+
+        async def lossy(work: Any, *, resend: Any, **_: Any) -> Any:
+            await write(work)
+            return await write(resend)
+
+        monkeypatch.setattr(api.db, "write", lossy)
+        data = await api.ok(REGISTER, token="", i=given())
+        assert data["register"]["user"]["email"] == "new@example.com"
+
+    async def test_register_lost(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When nothing stands, the second try makes the user."""
+        write = api.db.write
+
+        async def lost(work: Any, *, resend: Any, **_: Any) -> Any:
+            return await write(resend)
+
+        monkeypatch.setattr(api.db, "write", lost)
+        await api.ok(REGISTER, token="", i=given())
+
+
 class TestAccounts:
     """What the command line does."""
 

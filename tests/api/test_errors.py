@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from taskmill.api.options import ApiOptions
+from taskmill.api.server import bind
+from taskmill.errors import StartError, Unavailable
 from taskmill.tasks import read
 from tests.api.kit import TASK, Api, running
 
@@ -229,6 +231,53 @@ async def test_internals_are_masked(api: Api, monkeypatch: pytest.MonkeyPatch, c
     out, err = capfd.readouterr()
     assert request_id in out + err
     assert message
+
+
+async def test_bug_outside_graphql(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in any endpoint is 500 in the form of every error, masked."""
+
+    def broken() -> bytes:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(api.mill.probes, "render", broken)
+    response = await api.http.get("/metrics")
+    assert (response.status_code, told(response)[0]) == (500, "INTERNAL")
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"] == told(response)[2]
+
+
+class TestOutage:
+    """The database does not answer."""
+
+    async def away(self, *_: Any, **__: Any) -> None:
+        raise Unavailable("The database does not answer. Try again.")
+
+    async def test_operation(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An operation is UNAVAILABLE, and says so."""
+        await api.ok("{ me { id } }")
+        monkeypatch.setattr(api.db, "read", self.away)
+        monkeypatch.setattr(api.db, "write", self.away)
+        assert (await api.fails("{ tasks { id } }"))[0] == "UNAVAILABLE"
+        code, message = await api.fails('mutation { createTask(input: {title: "t"}) { id } }')
+        assert (code, message) == ("UNAVAILABLE", "The database does not answer. Try again.")
+
+    async def test_token(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A token that cannot be checked is 503, not 401: the client need not log in again."""
+        api.accounts._known.clear()
+        monkeypatch.setattr(api.db, "read", self.away)
+        response = await api.post({"query": "{ me { id } }"})
+        assert (response.status_code, told(response)[0]) == (503, "UNAVAILABLE")
+        assert response.headers["retry-after"]
+
+
+def test_port_is_taken() -> None:
+    """A taken port is one line that says what to do."""
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with pytest.raises(StartError, match=f"PORT={port + 1} taskmill up"):
+        bind("127.0.0.1", port)
+    listener.close()
+    bind("127.0.0.1", port).close()
 
 
 ABSENT_IDS = ["01990000-0000-7000-8000-000000000000", "task-id-here", "' OR 1=1", "x" * 10_000, ""]

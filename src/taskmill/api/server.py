@@ -57,7 +57,7 @@ class ApiServer:
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=STOP_TIMEOUT,
-                h11_max_incomplete_event_size=64 * 1024,
+                proxy_headers=False,
             )
         )
 
