@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from taskmill.api import users as users_module
 from taskmill.api.options import ApiOptions, AuthOptions
 from taskmill.api.users import Role
 from taskmill.errors import ConfigError, Conflict, NotFound
+from taskmill.model.task import PAYLOAD_LIMIT
 from taskmill.sql.schema import users
 from tests.api.kit import PASSWORD, SECRET, Api, every_engine, running
 
@@ -403,7 +405,9 @@ class TestSocket:
             '{"type":"subscribe","id":"1"}',
             '{"type":"subscribe","id":"1","payload":{"query":1}}',
             '{"type":"subscribe","id":"1","payload":{"query":"{__typename}","variables":[]}}',
+            "null",
             '{"type":"nothing"}',
+            '{"type":"' + "é" * 500 + '"}',
             '{"type":"ping","payload":{"a":1,"a":2}}',
         ],
     )
@@ -412,6 +416,21 @@ class TestSocket:
         async with api.socket() as socket:
             await socket.send(message)
             assert (await socket.closed())[0] == 4400
+
+    async def test_binary(self, api: Api) -> None:
+        """A binary message is none of the protocol's: 4400."""
+        async with api.socket() as socket:
+            await socket.connection.send(b"{}")
+            assert (await socket.closed())[0] == 4400
+
+    async def test_large(self, api: Api) -> None:
+        """A message beyond the limit closes the connection with 1009; the largest payload fits."""
+        async with api.socket() as socket:
+            query = 'mutation($p: JSON) { createTask(input: {title: "t", payload: $p}) { id } }'
+            await socket.subscribe(query, p={"a": "x" * (PAYLOAD_LIMIT - 8)})
+            assert (await socket.next())["createTask"]["id"]
+            await socket.send(json.dumps({"type": "ping", "payload": {"a": "x" * 600_000}}))
+            assert (await socket.closed())[0] == 1009
 
     async def test_too_many(self, store_url: str) -> None:
         """A connection has room for so many operations; one more is refused, the others go on."""

@@ -38,6 +38,7 @@ from taskmill.errors import BadRequest, TaskmillError, Unauthenticated, Unavaila
 
 INIT_TIMEOUT: Final = timedelta(seconds=10)
 RESPONSE_JSON: Final = "application/graphql-response+json"
+_END: Final = object()
 TOO_SLOW: Final = "The client does not read what it is sent."
 
 log = structlog.get_logger(__name__)
@@ -57,14 +58,14 @@ class Socket(ASGIWebSocketAdapter):
         over = asyncio.ensure_future(self._over.wait())
         try:
             while not self._over.is_set():
-                coming = asyncio.ensure_future(anext(messages, None))
+                coming = asyncio.ensure_future(anext(messages, _END))
                 await asyncio.wait({coming, over}, return_when=asyncio.FIRST_COMPLETED)
                 if not coming.done():
                     coming.cancel()
                     await asyncio.wait({coming})
                     return
                 message = coming.result()
-                if message is None:
+                if message is _END:
                     return
                 if not _is_message(message):
                     raise NonJsonMessageReceived
@@ -91,8 +92,13 @@ class Socket(ASGIWebSocketAdapter):
             return
         with suppress(TimeoutError, OSError, RuntimeError):
             async with asyncio.timeout(self._timeout):
-                await self.ws.close(code=code, reason=reason[:120])
+                await self.ws.close(code=code, reason=_short(reason))
         self._over.set()
+
+
+def _short(reason: str) -> str:
+    """As much of it as a close frame can carry: 123 bytes. It may repeat what the client sent."""
+    return reason.encode()[:120].decode(errors="ignore")
 
 
 def _is_message(message: object) -> bool:
