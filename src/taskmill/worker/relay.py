@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -25,7 +26,11 @@ log = structlog.get_logger(__name__)
 
 
 class Relay:
-    def __init__(self, source: Source, book: Book) -> None:
+    """`dropped(lines)` is told of log lines that found no room, here or in a runner."""
+
+    def __init__(
+        self, source: Source, book: Book, dropped: Callable[[int], object] = lambda lines: None
+    ) -> None:
         self._source = source
         self._book = book
         self._lines: deque[LogLine] = deque()
@@ -33,12 +38,12 @@ class Relay:
         self._submits: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.dropped = 0
+        self._dropped = dropped
 
     def heard(self, batch: list[messages.Up]) -> None:
         for message in batch:
             if isinstance(message, messages.Dropped):
-                self.dropped += message.lines
+                self._dropped(message.lines)
             elif isinstance(message, messages.Logged | messages.Progress | messages.Submit):
                 run = self._book.runs.get(message.run)
                 if run is not None:
@@ -58,7 +63,7 @@ class Relay:
 
     def _log(self, run: Run, line: messages.Logged) -> None:
         if len(self._lines) >= LINES:
-            self.dropped += 1
+            self._dropped(1)
             return
         task_id, fence = run.lease
         self._lines.append(
@@ -87,7 +92,7 @@ class Relay:
             try:
                 await asyncio.wait_for(self._source.log(batch), 10.0)
             except BaseException:
-                self.dropped += len(batch)
+                self._dropped(len(batch))
                 raise
             finally:
                 self._idle.set()
