@@ -46,7 +46,11 @@ class Proxy:
         self._cuts.append((when, meanwhile))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream, out = await asyncio.open_connection(*self._server)
+        try:
+            upstream, out = await asyncio.open_connection(*self._server)
+        except OSError:
+            writer.close()
+            return
         answers = asyncio.create_task(self._answers(upstream, writer))
         self._tasks.add(answers)
         try:
