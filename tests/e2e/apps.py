@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmill import Context, Taskmill
-from taskmill.model.jsontext import json_text
+from taskmill.api.text import canonical
 
 app = Taskmill()
 other = Taskmill()
@@ -38,7 +38,7 @@ def note(ctx: Context, phase: str) -> None:
         "fence": ctx.fence,
         "attempt": ctx.attempt,
         "pid": os.getpid(),
-        "sha": hashlib.sha256(json_text(ctx.payload).encode()).hexdigest(),
+        "sha": hashlib.sha256(canonical(ctx.payload).encode()).hexdigest(),
         "phase": phase,
     }
     os.write(_effects, json.dumps(line).encode() + b"\n")

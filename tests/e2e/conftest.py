@@ -75,3 +75,9 @@ async def plant(
     await running_plant.heal()
     request.node.funcargs["processes"] = running_plant.processes
     yield running_plant
+
+
+@pytest.fixture
+def many() -> int:
+    """Tasks of the large runs: small by default, so that the suite stays quick."""
+    return 20_000 if os.environ.get("TASKMILL_TEST_LARGE") == "1" else 2_000
