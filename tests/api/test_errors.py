@@ -206,6 +206,12 @@ class TestDocuments:
         async with running(store_url) as api:
             await api.ok("{ __schema { queryType { name } } }")
 
+    async def test_graphiql(self, api: Api) -> None:
+        """GraphiQL is served beside the page in development, and speaks to /graphql."""
+        answer = await api.http.get("/graphiql")
+        assert answer.status_code == 200
+        assert 'new URL("/graphql", window.location.href)' in answer.text
+
     async def test_page_schema_query(self, api: Api) -> None:
         """The page's own introspection passes the limits of documents."""
         page = (await api.http.get("/graphql", headers={"Accept": "text/html"})).text

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from taskmill.api.auth import Tokens
@@ -17,6 +17,7 @@ from taskmill.api.edge import Edge, refusal
 from taskmill.api.feed import Feed
 from taskmill.api.health import Health
 from taskmill.api.options import ApiOptions, AuthOptions
+from taskmill.api.page import graphiql
 from taskmill.api.schema.build import build_schema
 from taskmill.api.schema.context import Services
 from taskmill.api.schema.view import GraphQLView
@@ -46,7 +47,11 @@ def create_app(
         Route("/metrics", _metrics(mill.probes)),
     ]
     if options.development:
-        routes.append(Route("/", lambda request: RedirectResponse(GRAPHQL)))
+        page = graphiql()
+        routes += [
+            Route("/", lambda request: RedirectResponse(GRAPHQL)),
+            Route("/graphiql", lambda request: HTMLResponse(page)),
+        ]
     edge = Middleware(Edge, body_limit=options.body_limit, body_timeout=options.body_timeout)
     return Starlette(routes=routes, middleware=[edge], exception_handlers={HTTPException: _http_error})
 

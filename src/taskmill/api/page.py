@@ -1,4 +1,4 @@
-"""The page at /graphql in development: try a document, see the answer, follow a subscription. It needs no network."""
+"""The pages for trying documents, in development. Ours, at /graphql, needs no network; GraphiQL, at /graphiql, does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from importlib.resources import files
 from typing import Final
 
 PAGE: Final = files("taskmill.api").joinpath("page.html").read_text(encoding="utf-8")
+
+
+def graphiql() -> str:
+    """GraphiQL as Strawberry brings it: its scripts come from a public CDN, so it stays blank without internet."""
+    from strawberry.http.ides import get_graphql_ide_html
+
+    here = 'window.location.href.split("?")[0]'
+    return get_graphql_ide_html("graphiql").replace(here, 'new URL("/graphql", window.location.href).href')
 
 
 def _hashes(tag: str) -> str:
