@@ -286,11 +286,17 @@ async def _greet(
     settings: Settings, parts: Parts, server: ApiServer, worker: Supervisor, valkey: EmbeddedIndex | None
 ) -> None:
     """What runs, where, and what to do next."""
+    from taskmill.api.users import is_empty
+
     await server.started()
     await worker.ready.wait()
     url = f"http://localhost:{server.port}"
     types = ", ".join(worker.registry.types) or "none"
     log.info("taskmill is up", url=f"{url}/graphql", database=parts.mill.db.kind, index=parts.where)
+    first = ""
+    if not settings.production and await is_empty(parts.mill.db):
+        log.info("the first user who registers becomes the ADMIN of this installation")
+        first = " The first user becomes ADMIN."
     if not sys.stdout.isatty() and settings.log_format != "console":
         return
     sys.stdout.write(
@@ -305,7 +311,9 @@ async def _greet(
     Worker    {settings.concurrency} tasks at a time, queues: {", ".join(settings.queues)}
     Handlers  {settings.app_name} (types: {types})
 
-  Next: open {url}/graphql, register, create a task. Ctrl-C stops; nothing accepted is lost.
+  Next: open {url}/graphql, register, create a task.{first}
+        Or: python3 examples/first_task.py {url}
+  Ctrl-C stops; nothing accepted is lost.
 """
     )
     sys.stdout.flush()
