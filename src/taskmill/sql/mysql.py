@@ -99,19 +99,26 @@ class MysqlDatabase(Database):
 
     async def _transaction(self, work: Work[T], timeout: float) -> T:
         committing = False
+
+        def unit(inner: Connection) -> T:
+            # All on one stack: a commit and a close through the async connection cost a switch each, a fifth of the
+            # processor time of a small transaction.
+            nonlocal committing
+            result = work(inner)
+            committing = True
+            inner.commit()
+            inner.close()
+            return result
+
         connection = await self._borrow(self._write_engine, timeout)
         try:
             async with asyncio.timeout(timeout):
-                result = await connection.run_sync(work)
-                committing = True
-                await connection.commit()
+                return await connection.run_sync(unit)
         except BaseException as error:
             await self._give_back_failed(connection, error)
             if committing and (is_lost(error) or isinstance(error, TimeoutError)):
                 raise CommitLost from error
             raise
-        await connection.close()
-        return result
 
     async def _read(self, work: Work[T], timeout: float) -> T:
         return await self._plain(work, timeout)
