@@ -1,11 +1,12 @@
 """The claimer: a worker's way to work, over the index or straight from SQL.
 
-It holds what it owes to the index (confirms, drops, give-backs) and pays with the next call, or at once when the worker
-has no slot left.
+It holds what it owes to the index (confirms, drops, give-backs) and pays with the next call, or after a moment when
+there is none: a busy worker needs one round trip a claim.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from taskmill.index.index import Index, Next, Reserved
 from taskmill.model.clock import boottime
 from taskmill.model.state import Verb
 from taskmill.model.task import Claimed, Registry
+from taskmill.runtime.loop import wait_for_event
 from taskmill.tasks.claim import (
     DEADLINE,
     NOTHING,
@@ -36,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 BATCH: Final = 500
 PARKED: Final = 1000
+PAYDAY: Final = 1.0
+"""Seconds after which debts are paid when no claim did. With the claim's deadline it ends before a reservation does."""
 
 
 @dataclass(slots=True)
@@ -63,6 +67,8 @@ class Claimer:
         self._parked: list[tuple[float, str, Reserved]] = []
         self._turn = 0
         self._idle = False
+        self._closing = asyncio.Event()
+        self._payday: asyncio.Task[None] | None = None
 
     async def claim(self, n: int, *, suspects: int, wait: bool = False) -> list[Claimed]:
         """Claim up to n tasks, at most `suspects` of them suspects. One transaction; [] when there is nothing.
@@ -80,9 +86,20 @@ class Claimer:
             rest = Claim(self._worker, self._mill.options.lease, boottime(), suspects - _suspects(claimed))
             claimed += (await self._take_from_sql(n - len(claimed), rest)).claimed
         if len(claimed) >= n:
-            # No slot is left, so no next call is near: a reservation must not outlive its time unconfirmed.
-            await self.settle_up()
+            # Perhaps no slot is left, and no next call is near: a reservation must not outlive its time unconfirmed.
+            self._pay_later()
         return claimed
+
+    def _pay_later(self) -> None:
+        if self._payday is None:
+            self._payday = asyncio.create_task(self._pay(), name="claim:pay")
+
+    async def _pay(self) -> None:
+        try:
+            await wait_for_event(self._closing, PAYDAY)
+            await self.settle_up()
+        finally:
+            self._payday = None
 
     async def settle_up(self) -> None:
         """Tell the index what is owed. Its failure costs nothing: reservations expire, and claims find them taken."""
@@ -95,6 +112,9 @@ class Claimer:
         for _, queue, reserved in self._parked:
             self._debts[queue].give_back.append(reserved)
         self._parked.clear()
+        self._closing.set()
+        if self._payday is not None:
+            await asyncio.wait((self._payday,))
         await self.settle_up()
 
     # ---- the index proposes ---------------------------------------------------------------------------------------
