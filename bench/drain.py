@@ -58,6 +58,8 @@ class Round:
     seconds: float
     cpu: tuple[float, float] = (0.0, 0.0)
     """Seconds of processor time: the supervisor's, its runner's."""
+    batches: tuple[float, float] = (0.0, 0.0)
+    """Tasks in a claim, tasks in a settle: the mean."""
     memory: list[tuple[float, float, float]] = field(default_factory=list)
     """Seconds, MiB of the supervisor, MiB of its runner."""
 
@@ -127,6 +129,10 @@ async def drain(url: str, redis_url: str, n: int, slots: int) -> Round:
             "SELECT SUM(status = 4 AND attempts = 1 AND fence = 1),"
             " TIMESTAMPDIFF(MICROSECOND, MIN(started_at), MAX(completed_at)) / 1e6 FROM tasks",
         )
+        claims, settles = await ask(
+            connection, "SELECT SUM(verb = 'claim'), SUM(verb = 'settle') FROM journal"
+        )
+        done.batches = n / float(claims), n / float(settles)
         await connection.ensure_closed()
         if completed != n:
             raise AssertionError(f"{completed} of {n} tasks completed in one run each")
@@ -195,7 +201,8 @@ async def main(options: argparse.Namespace) -> int:
         supervisor, runner = (1e6 * seconds / n for seconds in done.cpu)
         print(
             f"round {k + 1}  floor {bare:8,.0f}/s   taskmill {rate:8,.0f}/s   ratio {rate / bare:.3f}   processor time"
-            f" a task: floor {1e6 * used / n:.0f} µs, supervisor {supervisor:.0f} µs, runner {runner:.0f} µs",
+            f" a task: floor {1e6 * used / n:.0f} µs, supervisor {supervisor:.0f} µs, runner {runner:.0f} µs   batches: claim"
+            f" {done.batches[0]:.1f}, settle {done.batches[1]:.1f}",
             flush=True,
         )
         if options.memory:
