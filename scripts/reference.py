@@ -115,7 +115,8 @@ def errors() -> str:
 def _errors(cls: type) -> Iterator[tuple[str, str, str]]:
     about = (inspect.getdoc(cls) or "").split("\n")[0] if "__doc__" in vars(cls) and cls.__doc__ else ""
     yield cls.code, cls.__name__, about  # type: ignore[attr-defined]
-    for child in cls.__subclasses__():
+    children: list[type] = cls.__subclasses__()
+    for child in children:
         if child.__module__ == cls.__module__:
             yield from _errors(child)
 

@@ -98,7 +98,7 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     def body() -> None:
         try:
             box.append(asyncio.run(coroutine))
-        except BaseException as error:  # handed to the caller below
+        except BaseException as error:  # noqa: BLE001 (handed to the caller below)
             failure.append(error)
 
     thread = threading.Thread(target=body)

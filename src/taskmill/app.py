@@ -239,9 +239,9 @@ def _submission(
     max_retries: int | None,
     description: str | None,
 ) -> Submission:
-    if not isinstance(title, str) or not 1 <= len(title) <= TITLE_LIMIT:
+    if not isinstance(title, str) or not 1 <= len(title) <= TITLE_LIMIT:  # type: ignore[redundant-expr]  # callers may have no types
         raise ValueError(f"title: a text of 1 to {TITLE_LIMIT} characters")
-    if type is not None and not (isinstance(type, str) and TYPE_PATTERN.match(type)):
+    if type is not None and not (isinstance(type, str) and TYPE_PATTERN.match(type)):  # type: ignore[redundant-expr]  # callers may have no types
         raise ValueError(f"type {type!r}: {TYPE_PATTERN.pattern[:-2]}")
     if not QUEUE_PATTERN.match(str(queue)):
         raise ValueError(f"queue {queue!r}: {QUEUE_PATTERN.pattern[:-2]}")
@@ -316,7 +316,7 @@ class Taskmill:
         `timeout`: seconds for one run; None takes the worker's. `max_retries` n: at most n + 1 runs, unless the task
         says otherwise; None takes the installation's. `isolated`: in a process of its own, killed at the timeout.
         """
-        if not isinstance(type, str) or not TYPE_PATTERN.match(type):
+        if not isinstance(type, str) or not TYPE_PATTERN.match(type):  # type: ignore[redundant-expr]  # callers may have no types
             hint = ': write @app.task("TYPE")' if callable(type) else ""
             raise ConfigError(f"task type {type!r} is not of the form {TYPE_PATTERN.pattern[:-2]}{hint}")
         spec = _spec(type, timeout, max_retries, isolated)

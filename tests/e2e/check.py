@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Verdict:
 
     def verbs(self) -> Counter[Verb]:
         """How many task changes each verb made."""
-        return Counter({v: n for v, n in _count_verbs(self.dump.journal).items()})
+        return _count_verbs(self.dump.journal)
 
 
 def _count_verbs(journal: Sequence[tuple[int, Verb, list[Change]]]) -> Counter[Verb]:
@@ -187,7 +188,9 @@ def _acknowledged(v: Verdict, history: History) -> None:
         unsure[text] -= 1
     for task, text in history.created.items():
         if task in v.dump.payloads and v.dump.payloads[task] != text:
-            v.problems.append(f"I10: the payload of {task} is {v.dump.payloads[task][:100]}, not {text[:100]}")
+            v.problems.append(
+                f"I10: the payload of {task} is {v.dump.payloads[task][:100]}, not {text[:100]}"
+            )
     for task, row in v.dump.tasks.items():
         if row.status not in TERMINAL:
             v.problems.append(f"I17: {task} is still {Status(row.status).name}")
@@ -237,20 +240,7 @@ def _attempts(v: Verdict) -> None:
                 steps[id_text(c.task)].append((verb, c))
     for task, row in v.dump.tasks.items():
         runs = v.dump.runs.get(task, {})
-        attempts, crashes, suspect, recorded = 0, 0, False, set()
-        for verb, c in steps[task]:
-            if verb is Verb.REDRIVE:
-                attempts, crashes, suspect = 0, 0, False
-            elif verb is Verb.CLAIM:
-                attempts += 1
-            elif c.target != Status.COMPLETED:
-                recorded.add(c.fence)
-                outcome = runs[c.fence].outcome if c.fence in runs else None
-                attempts -= outcome in GIVEN_BACK
-                if outcome in CRASHED:
-                    crashes, suspect = crashes + suspect, True
-                elif outcome not in GIVEN_BACK:
-                    suspect = False
+        attempts, crashes, recorded = _replayed(steps[task], runs)
         if recorded != set(runs):
             v.problems.append(f"I9: {task} has runs {sorted(runs)}, by the journal {sorted(recorded)}")
         if (attempts, crashes) != (row.attempts, row.crashes):
@@ -262,6 +252,25 @@ def _attempts(v: Verdict) -> None:
             v.problems.append(f"I9: {task} had {attempts} attempts, with {most} retries")
         if crashes >= CRASH_LIMIT and row.status == Status.COMPLETED:
             v.problems.append(f"I9: {task} crashed {crashes} times and is not POISON")
+
+
+def _replayed(steps: Iterable[tuple[Verb, Change]], runs: Mapping[int, Any]) -> tuple[int, int, set[int]]:
+    """Attempts, crashes and the fences that have a row in `runs`."""
+    attempts, crashes, suspect, recorded = 0, 0, False, set()
+    for verb, c in steps:
+        if verb is Verb.REDRIVE:
+            attempts, crashes, suspect = 0, 0, False
+        elif verb is Verb.CLAIM:
+            attempts += 1
+        elif c.target != Status.COMPLETED:
+            recorded.add(c.fence)
+            outcome = runs[c.fence].outcome if c.fence in runs else None
+            attempts -= outcome in GIVEN_BACK
+            if outcome in CRASHED:
+                crashes, suspect = crashes + suspect, True
+            elif outcome not in GIVEN_BACK:
+                suspect = False
+    return attempts, crashes, recorded
 
 
 def _effects(v: Verdict, claims: Mapping[str, list[int]], paused: set[str]) -> None:
@@ -282,7 +291,9 @@ def _effects(v: Verdict, claims: Mapping[str, list[int]], paused: set[str]) -> N
     for task, row in v.dump.tasks.items():
         last = v.effects.get((task, row.fence))
         if row.status == Status.COMPLETED and (last is None or last.ended is None):
-            v.problems.append(f"I2: {task} is COMPLETED by fence {row.fence}, whose execution has no end: {last}")
+            v.problems.append(
+                f"I2: {task} is COMPLETED by fence {row.fence}, whose execution has no end: {last}"
+            )
     v.problems += _overlaps(e for task, e in by_task.items() if task not in paused)
 
 
@@ -291,7 +302,7 @@ def _overlaps(tasks: Iterable[list[Effect]]) -> list[str]:
     found = []
     for executions in tasks:
         ordered = sorted(executions, key=lambda e: e.started)
-        for a, b in zip(ordered, ordered[1:], strict=False):
+        for a, b in pairwise(ordered):
             if a.ended is not None and a.ended > b.started:
                 found.append(f"I6: executions {a} and {b} overlap")
     return found

@@ -68,13 +68,11 @@ async def running_plant(
 
 
 @pytest.fixture
-async def plant(
-    running_plant: Site, request: pytest.FixtureRequest, plant_redis: RedisServer
-) -> AsyncIterator[Site]:
+async def plant(running_plant: Site, request: pytest.FixtureRequest, plant_redis: RedisServer) -> Site:
     """The shared installation with all its parts running. A failed test shows what they wrote."""
     await running_plant.heal()
     request.node.funcargs["processes"] = running_plant.processes
-    yield running_plant
+    return running_plant
 
 
 @pytest.fixture

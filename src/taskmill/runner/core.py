@@ -84,7 +84,7 @@ class Core:
         for hook in reversed(self._app.shutdown):
             try:
                 await _call(hook)
-            except Exception as error:  # the other hooks run all the same
+            except Exception as error:  # noqa: BLE001 (the other hooks run all the same)
                 problems.append(message_of(error))
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._flush_progress()

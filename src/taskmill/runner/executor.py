@@ -40,7 +40,7 @@ async def execute(handler: Callable[..., Any], ctx: Context) -> Outcome:
     """Runs an async handler."""
     try:
         value = await handler(ctx, ctx.payload)
-    except BaseException as error:  # SystemExit and CancelledError too end the run, not the runner
+    except BaseException as error:  # noqa: BLE001 (SystemExit and CancelledError too end the run, not the runner)
         return failed(error, ctx)
     return succeeded(value, ctx)
 
@@ -49,7 +49,7 @@ def execute_blocking(handler: Callable[..., Any], ctx: Context) -> Outcome:
     """Runs a plain handler in the thread it is called in."""
     try:
         value = handler(ctx, ctx.payload)
-    except BaseException as error:  # as above
+    except BaseException as error:  # noqa: BLE001 (as above)
         return failed(error, ctx)
     return succeeded(value, ctx)
 
@@ -71,7 +71,7 @@ def succeeded(value: Any, ctx: Context) -> Outcome:
             value.close()
             return _invalid("the handler returned a coroutine: declare it with `async def`")
         return _invalid(f"the handler's result is not JSON: {error}")
-    except BaseException as error:  # a dict subclass may fail in any way while it is read
+    except BaseException as error:  # noqa: BLE001 (a dict subclass may fail in any way while it is read)
         return _invalid(f"the handler's result cannot be read: {message_of(error)}")
 
 
@@ -94,7 +94,7 @@ def message_of(error: BaseException) -> str:
     """The exception in words, bounded; its own `__str__` may fail."""
     try:
         text = str(error)
-    except BaseException as second:  # an exception of the user may fail in any way
+    except BaseException as second:  # noqa: BLE001 (an exception of the user may fail in any way)
         text = f"(its message cannot be read: {type(second).__name__})"
     if isinstance(error, RunError) and text:
         return cut(clean(text), ERROR_LIMIT)
@@ -110,7 +110,7 @@ def traceback_of(error: BaseException) -> str:
             frame = frame.tb_next
         lines = traceback.format_exception(type(error), error, frame, limit=-FRAMES)
         return cut(clean("".join(lines)), TRACEBACK_LIMIT)
-    except BaseException as second:  # an exception of the user may fail in any way
+    except BaseException as second:  # noqa: BLE001 (an exception of the user may fail in any way)
         return f"(the traceback cannot be read: {type(second).__name__})"
 
 

@@ -28,7 +28,7 @@ def load_app(name: str) -> Taskmill:
         raise ConfigError(f"app {name!r}: {_where(error)}") from None
     except ConfigError as error:
         raise ConfigError(f"app {name!r}: {error.message}") from None
-    except (Exception, SystemExit) as error:  # the user's module may fail in any way
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (the user's module may fail in any way)
         raise ConfigError(f"app {name!r}: {_where(error)}") from None
     for part in attribute.split("."):
         if not hasattr(found, part):

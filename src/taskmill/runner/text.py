@@ -55,7 +55,7 @@ def _fields_text(fields: dict[str, Any]) -> str:
 def _shown(value: object) -> str:
     try:
         return str(value)[:LOG_FIELDS_LIMIT]
-    except Exception as error:  # `__str__` of the user may fail in any way
+    except Exception as error:  # noqa: BLE001 (`__str__` of the user may fail in any way)
         return f"({type(value).__name__}: {type(error).__name__})"
 
 

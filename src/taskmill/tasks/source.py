@@ -97,7 +97,7 @@ class LocalSource:
                 left = until - boottime()
                 if left <= 0:
                     break
-                if not claimed and not self._poked and not await self._wait(min(left, POLL)) and left <= POLL:
+                if not claimed and not await self._wait(min(left, POLL)) and left <= POLL:
                     break
         return claimed
 
