@@ -131,9 +131,7 @@ class Client:
         return str(found["status"])
 
     async def stats(self) -> dict[str, int]:
-        data = await self.call(
-            "{ taskStats { total pending queued processing completed failed cancelled } }"
-        )
+        data = await self.call("{ taskStats { total pending queued processing completed failed cancelled } }")
         stats: dict[str, int] = data["taskStats"]
         return stats
 
@@ -344,7 +342,9 @@ class Site:
         verdict = await check(self.url, self.effects, [client.history], user=client.user, paused=paused)
         stats = await client.stats()
         found = Counter(Status(row.status).name.lower() for row in verdict.dump.tasks.values())
-        assert stats == {"total": len(verdict.dump.tasks)} | {s.name.lower(): found[s.name.lower()] for s in Status}
+        assert stats == {"total": len(verdict.dump.tasks)} | {
+            s.name.lower(): found[s.name.lower()] for s in Status
+        }
         return verdict
 
     async def close(self) -> None:
