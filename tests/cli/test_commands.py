@@ -51,7 +51,7 @@ def test_each_command_runs_its_service(
     [
         (None, 0),
         (int(signal.SIGTERM), 0),
-        (int(signal.SIGINT), 130),
+        (int(signal.SIGINT), 0),
         (KeyboardInterrupt(), 130),
         (ConfigError("DATABASE_URL: wrong"), 2),
         (StartError("port 3000 is in use: PORT=3001 make up"), 3),

@@ -1,5 +1,6 @@
-"""The command line. How it ends: 0 done (SIGTERM too), 1 failed, 2 a wrong option or setting, 3 a server, a schema or
-a port stands in the way, 130 Ctrl-C, 141 the reader of our output went away. An error is one line on standard error."""
+"""The command line. How it ends: 0 done (a service: stopped, by SIGTERM or Ctrl-C), 1 failed, 2 a wrong option or setting,
+3 a server, a schema or a port stands in the way, 130 Ctrl-C before it was done, 141 the reader of our output went away.
+An error is one line on standard error."""
 
 from __future__ import annotations
 

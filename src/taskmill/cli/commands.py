@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Awaitable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -15,7 +14,6 @@ from taskmill import __version__
 if TYPE_CHECKING:
     from taskmill.settings import Settings
 
-INTERRUPTED: Final = 130
 Running = Coroutine[Any, Any, int]
 
 
@@ -298,5 +296,6 @@ def _watch(settings: Settings) -> int:
 
 
 async def _until_stopped(service: Awaitable[int | None]) -> int:
-    """The exit status of a service: `compose` returns the number of the signal that ended it."""
-    return INTERRUPTED if await service == signal.SIGINT else 0
+    """The exit status of a service: to be stopped is how it ends well, by whichever signal."""
+    await service
+    return 0

@@ -108,7 +108,7 @@ class Reloader:
             status = self._child.poll() if self._child is not None else None
             if self._signal:
                 if status is not None:
-                    return 130 if self._signal == signal.SIGINT else max(status, 0)
+                    return max(status, 0)
                 continue
             now = sources(self.folders)
             if now != seen:
