@@ -20,8 +20,9 @@ from taskmill.sql.engine import Database
 from taskmill.sql.schema import journal
 from taskmill.tasks.journal import Change, decode
 
-WINDOW: Final = 2.0
-"""Seconds after which a missing number is taken for a rollback."""
+WINDOW: Final = 10.0
+"""Seconds after which a missing number is taken for a rollback: twice what a unit of work may take, so that a COMMIT held
+up by a slow disk is not one. What waits is bounded by GAPS."""
 ROWS: Final = 200
 """Journal rows of one read; each has up to 1,000 changes."""
 RECENT: Final = 1000
