@@ -173,8 +173,11 @@ async def one_round(options: argparse.Namespace, *, last: bool) -> tuple[float, 
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         environment = {
-            **{"DATABASE_URL": mine, "REDIS_URL": options.redis, "TASKMILL_INDEX_PREFIX": prefix},
-            **{"PORT": str(port), "JWT_SECRET": secrets.token_hex(32)},
+            "DATABASE_URL": mine,
+            "REDIS_URL": options.redis,
+            "TASKMILL_INDEX_PREFIX": prefix,
+            "PORT": str(port),
+            "JWT_SECRET": secrets.token_hex(32),
         }
         with product("api", environment=environment) as api:
             await until(lambda: _answers(port), LONGEST, every=0.05, processes=(api,))
