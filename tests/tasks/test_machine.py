@@ -428,7 +428,7 @@ def _empty(connection: sa.Connection) -> None:
         connection.execute(sa.delete(table))
 
 
-BUDGET = {"sqlite": (20, 50), "mariadb": (4, 50), "mysql": (4, 50)}
+BUDGET = {"sqlite": (12, 50), "mariadb": (3, 40), "mysql": (3, 40)}
 """Examples, and steps in each."""
 
 

@@ -113,7 +113,9 @@ async def test_a_failed_task_starts_over(world: World) -> None:
     """QUEUED with every counter, error, result and cancel request cleared; the fence keeps growing."""
     [run] = await world.running(new(max_retries=0))
     await world.settle((run, CRASHED))
-    assert (await world.row(run.id)).status is Status.FAILED
+    await world.set(run.id, crashes=2, releases=4, progress=0.5, result="1")
+    before = await world.row(run.id)
+    assert (before.status, before.suspect) == (Status.FAILED, True)
     answer = await redrive(world.mill, run.id, ANN)
     assert answer == await world.row(run.id)
     assert (answer.status, answer.fence) == (Status.QUEUED, 1)

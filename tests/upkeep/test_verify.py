@@ -242,7 +242,36 @@ async def test_a_submitted_task_is_offered_and_claimed_over_the_index(indexed: I
     claimed = await claimer.claim(3, suspects=0)
     assert {c.id for c in claimed} == {r.id for r in rows}
     assert await indexed.proposed() == set()
+    await claimer.close()
     assert await indexed.index._client.zcard("{taskmill/default}:v") == 0
+
+
+async def test_debts_that_a_claim_pays_meanwhile_are_not_paid_twice(
+    indexed: Indexed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one queue is told what it is owed, a claim pays the other one: both are told once, nothing fails."""
+    claimer = Claimer(indexed.mill, new_id(), ["a", "b"], REGISTRY)
+    for queue in ("a", "b"):
+        await indexed.index.reset(queue, b"g" * 16)
+        await indexed.index.warm(queue, b"g" * 16)
+        await indexed.submit(new(queue=queue))
+    await indexed.mill.flush()
+    assert len(await claimer.claim(2, suspects=0)) == 2
+    tell, told = indexed.index.next, []
+
+    async def slow(queue: str, **how: Any) -> Any:
+        if how.get("confirm"):
+            told.append(queue)
+        if len(told) == 1 and how["n"] == 0:
+            await claimer.claim(1, suspects=0)
+        return await tell(queue, **how)
+
+    monkeypatch.setattr(indexed.index, "next", slow)
+    await claimer.settle_up()
+    assert sorted(told) == ["a", "b"]
+    await claimer.close()
+    for queue in ("a", "b"):
+        assert await indexed.index._client.zcard(f"{{taskmill/{queue}}}:v") == 0
 
 
 async def test_without_a_generation_and_while_it_fills_sql_is_asked_too(indexed: Indexed) -> None:

@@ -104,8 +104,10 @@ class Claimer:
     async def settle_up(self) -> None:
         """Tell the index what is owed. Its failure costs nothing: reservations expire, and claims find them taken."""
         for queue in [q for q, d in self._debts.items() if d]:
-            debts = self._debts.pop(queue)
-            await self._next(queue, 0, debts=debts)
+            # A claim may have paid this queue while we told another.
+            debts = self._debts.pop(queue, None)
+            if debts:
+                await self._next(queue, 0, debts=debts)
 
     async def close(self) -> None:
         """Give back every reservation that is not a claim."""

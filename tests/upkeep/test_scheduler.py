@@ -1,0 +1,118 @@
+"""The scheduler as a service: its jobs come by themselves, and what it measures is what is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from structlog.testing import capture_logs
+
+from taskmill.model.ids import new_id
+from taskmill.model.state import Priority, Status
+from taskmill.sql import schema
+from taskmill.tasks import workers
+from taskmill.upkeep.fold import fold_journal
+from taskmill.upkeep.measure import measure, report
+from taskmill.upkeep.options import UpkeepOptions
+from taskmill.upkeep.scheduler import Scheduler
+from tests.support import wait_until
+from tests.tasks.kit import FAILED, World, new
+
+QUICK = UpkeepOptions(poll=0.05, rescue=0.05, fold=0.02, leader_ttl=0.6)
+
+
+@asynccontextmanager
+async def working(*schedulers: Scheduler) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(s.run()) for s in schedulers]
+    try:
+        yield
+    finally:
+        for scheduler in schedulers:
+            scheduler.stop()
+        await asyncio.gather(*tasks)
+
+
+async def seen(world: World, *queues: str) -> bytes:
+    boot = new_id()
+    await world.db.write(
+        lambda c: workers.register(
+            c, boot, name="n", host="h", queues=queues, types=["T"], slots=1, version="0"
+        )
+    )
+    return boot
+
+
+async def test_two_schedulers_do_all_there_is_to_do_once(world: World) -> None:
+    """Due, lost and unfolded: promoted, rescued and folded by themselves, each once, with two schedulers running."""
+    due, lost = await world.running(n=2)
+    await world.settle((due, FAILED))
+    await world.age(lost.id, 31)
+    schedulers = [Scheduler(world.mill, QUICK) for _ in range(2)]
+    async with working(*schedulers):
+        await wait_until(lambda: any(s.leadership.held for s in schedulers))
+
+        async def done() -> bool:
+            rows = await world.rows(due.id, lost.id)
+            return all(r.status is Status.QUEUED for r in rows) and not await unfolded(world)
+
+        await wait_until(done)
+        assert sum(s.leadership.held for s in schedulers) == 1
+    assert [v for v, *_ in await world.steps(lost.id)] == ["submit", "claim", "rescue", "promote"]
+    await world.exact()
+
+
+async def unfolded(world: World) -> int:
+    return sum(not r.folded for r in await world.table(schema.journal))
+
+
+async def test_a_scheduler_that_stops_lets_the_next_lead_at_once(world: World) -> None:
+    """It resigns: the other need not wait for the end of a long term."""
+    slow = replace(QUICK, leader_ttl=3.0)
+    first, second = Scheduler(world.mill, slow), Scheduler(world.mill, slow)
+    async with working(first):
+        await wait_until(lambda: first.leadership.held)
+    async with working(second):
+        await wait_until(lambda: second.leadership.held, timeout=2.5)
+
+
+async def test_the_gauges_are_exact(world: World) -> None:
+    """Sizes by queue and priority from counts and journal, the oldest age, the journal's lag, live workers."""
+    await world.submit(new(), new(), new(priority=Priority.HIGH), new(queue="mail"))
+    await fold_journal(world.mill, 10)
+    [row] = await world.submit(new(queue="mail"))
+    await world.age(row.id, 500)
+    await seen(world, "default")
+    health = await measure(world.mill)
+    assert health.sizes == {
+        ("default", Priority.NORMAL): 2,
+        ("default", Priority.HIGH): 1,
+        ("mail", Priority.NORMAL): 2,
+    }
+    assert 499 < health.oldest["mail"] < 600
+    value = world.mill.probes.registry.get_sample_value
+    assert value("queue_size", {"queue": "mail", "priority": "NORMAL"}) == 2
+    assert value("journal_lag_rows") == 1
+    assert value("workers_live") == 1
+    with capture_logs() as logs:
+        report(health)
+    assert logs[0]["queued"] == 5
+
+
+async def test_a_worker_is_known_while_it_is_seen(world: World) -> None:
+    """Its types and queues count until it leaves or was not seen for its time to live; then its row can go."""
+    boot = await seen(world, "default", "mail")
+    again = await seen(world, "default")
+    read = world.db.read
+    assert await read(lambda c: workers.queues_of_workers(c, 60.0)) == {"default", "mail"}
+    assert await read(lambda c: workers.types_of_live_workers(c, 60.0)) == {"T"}
+    await world.db.write(lambda c: workers.leave(c, boot))
+    assert await read(lambda c: workers.count_live(c, 60.0)) == 1
+    assert await read(lambda c: workers.count_live(c, -1.0)) == 0
+    await world.db.write(
+        lambda c: workers.register(c, again, name="n", host="h", queues=[], types=[], slots=1, version="0")
+    )
+    assert await read(lambda c: workers.count_live(c, 60.0)) == 1
+    assert await world.db.write(lambda c: workers.forget_dead(c, 60.0)) == 0
+    assert await world.db.write(lambda c: workers.forget_dead(c, -1.0)) == 1
