@@ -42,6 +42,10 @@ class History:
     """Payloads of creations without an answer: they may be there or not."""
     cancelled: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Task → the status that the cancel was answered with, and when (CLOCK_BOOTTIME)."""
+    paused: set[str] = field(default_factory=set)
+    """Tasks whose worker was stopped in the middle: two executions of one may overlap (I6)."""
+    gates: set[str] = field(default_factory=set)
+    """Files that handlers wait for: a test that failed opens them at its end."""
 
 
 @dataclass
@@ -101,18 +105,15 @@ async def check(
     histories: Sequence[History],
     *,
     user: str | None = None,
-    paused: Iterable[str] = (),
     default_retries: int = 3,
 ) -> Verdict:
-    """Read everything (of one user) and judge it: AssertionError names the first broken invariants.
-
-    `paused`: tasks whose worker was stopped in the middle: two executions of one may overlap (I6).
-    """
+    """Read everything (of one user) and judge it: AssertionError names the first broken invariants."""
     history = History()
     for part in histories:
         history.created |= part.created
         history.unsure += part.unsure
         history.cancelled |= part.cancelled
+        history.paused |= part.paused
     seen = read_effects(effects)
     database = await open_database(SqlOptions(url=url))
     try:
@@ -125,7 +126,7 @@ async def check(
     _acknowledged(verdict, history)
     claims = _journal(verdict)
     _attempts(verdict)
-    _effects(verdict, claims, set(paused))
+    _effects(verdict, claims, history.paused)
     _cancels(verdict, history)
     _counts(verdict)
     problems = verdict.problems

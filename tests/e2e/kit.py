@@ -10,7 +10,7 @@ import secrets
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class Client:
         """One `createTasks` call; the ids. Without an answer the payloads are unsure, and the error comes through."""
         inputs = [{"title": f"task {i}", "type": type, "payload": p, **given} for i, p in enumerate(payloads)]
         texts = [canonical(p) for p in payloads]
+        self.history.gates |= {p["gate"] for p in payloads if "gate" in p}
         try:
             data = await self.call(
                 "mutation($i: [CreateTaskInput!]!) { createTasks(inputs: $i) { id } }", i=inputs
@@ -296,9 +297,10 @@ class Site:
         self.clients.append(client)
         return client
 
-    def open(self, gate: str) -> None:
-        """Let the handlers go on that wait for this file."""
-        (self.gates / gate).touch()
+    def open(self, *gates: str) -> None:
+        """Let the handlers go on that wait for these files."""
+        for gate in gates:
+            (self.gates / gate).touch()
 
     def executions(self, *tasks: str) -> dict[tuple[str, int], Effect]:
         """(task, fence) → what its handler has noted so far; of all tasks, or of these."""
@@ -314,13 +316,14 @@ class Site:
             lambda: self.started(*tasks) == set(tasks), timeout, every=0.05, what="the handlers have begun"
         )
 
-    def runner(self, task: str) -> int:
-        """The process that executes the task, or did so last."""
-        return max(self.executions(task).items(), key=lambda item: item[0][1])[1].pid
+    def runners(self, *tasks: str) -> dict[str, int]:
+        """The process that executes each task, or did so last."""
+        return {task: e.pid for (task, _), e in sorted(self.executions(*tasks).items())}
 
-    def at(self, role: str) -> set[int]:
-        """The runners of a worker."""
-        return set(children(self.parts[role].pid))
+    def at(self, role: str, *tasks: str) -> tuple[int, list[str]]:
+        """The only runner of a worker, and those of the tasks that it executes."""
+        [runner] = children(self.parts[role].pid)
+        return runner, [task for task, pid in self.runners(*tasks).items() if pid == runner]
 
     async def end(self, *roles: str, timeout: float = 30.0) -> None:
         """SIGTERM to all (or these) that run: each ends with 0."""
@@ -331,15 +334,12 @@ class Site:
             status = await asyncio.to_thread(part.wait, timeout)
             assert status == 0, f"{part.name} ended with {status}:\n{part.output()[-3000:]}"
 
-    async def judge(self, client: Client | None = None, *, paused: Iterable[str] = ()) -> Verdict:
-        """Check the record: of one user, or the whole, after the end of all processes.
-
-        `paused`: tasks whose worker was stopped in the middle, so that two executions may overlap.
-        """
+    async def judge(self, client: Client | None = None) -> Verdict:
+        """Check the record: of one user, or the whole, after the end of all processes."""
         if client is None:
             await self.end()
-            return await check(self.url, self.effects, self.histories, paused=paused)
-        verdict = await check(self.url, self.effects, [client.history], user=client.user, paused=paused)
+            return await check(self.url, self.effects, self.histories)
+        verdict = await check(self.url, self.effects, [client.history], user=client.user)
         stats = await client.stats()
         found = Counter(Status(row.status).name.lower() for row in verdict.dump.tasks.values())
         assert stats == {"total": len(verdict.dump.tasks)} | {
