@@ -30,6 +30,7 @@ DEADLINE: Final = 5.0
 """Seconds from asking the index to the commit. With the index's own time-out (5 s) it ends before a reservation does (10 s)."""
 
 _T: Final = tasks.c
+# In the order that `_claimed` and `_waited` take them apart.
 _READ: Final = [
     _T.id,
     _T.fence,
@@ -189,7 +190,7 @@ def _taken(
     parked = {i for i in queued if states[i][1]}
     if connection is not None:
         append(connection, Verb.CLAIM, [_change(c) for c in claimed])
-    waits = [w for r in rows if (w := _waited(r)) is not None]
+    waits = [w for c, r in zip(claimed, rows, strict=True) if (w := _waited(c, r)) is not None]
     return Taken(claimed, waits, busy, parked, queued - parked, set(rest) - queued - busy)
 
 
@@ -197,21 +198,38 @@ NOTHING: Final = Taken([], [], set(), set(), set(), set())
 
 
 def _claimed(row: Any, this: Claim) -> Claimed:
+    # By position: by name, a row costs three times as much, for each task that is ever claimed.
+    (
+        id_,
+        fence,
+        user,
+        queue,
+        priority,
+        type_,
+        title,
+        payload,
+        attempts,
+        limit,
+        crashes,
+        suspect,
+        releases,
+        *_,
+    ) = row
     return Claimed(
-        id=row.id,
-        fence=row.fence,
-        user_id=row.user_id,
-        queue=row.queue,
-        priority=_PRIORITIES[row.priority],
-        type=row.type,
-        title=row.title,
-        payload=row.payload,
-        attempts=row.attempts,
-        max_retries=row.max_retries,
-        crashes=row.crashes,
-        suspect=bool(row.suspect),
-        releases=row.releases,
-        deadline=this.sent + this.lease,
+        id_,
+        fence,
+        user,
+        queue,
+        _PRIORITIES[priority],
+        type_,
+        title,
+        payload,
+        attempts,
+        limit,
+        crashes,
+        bool(suspect),
+        releases,
+        this.sent + this.lease,
     )
 
 
@@ -223,11 +241,12 @@ def _change(c: Claimed) -> Change:
     return Change(c.id, c.user_id, c.queue, p, p, int(Status.QUEUED), int(Status.PROCESSING), c.fence)
 
 
-def _waited(row: Any) -> float | None:
-    if row.attempts != 1:
+def _waited(claimed: Claimed, row: Any) -> float | None:
+    if claimed.attempts != 1:
         return None
-    eligible: datetime = max(row.created_at, row.scheduled_at or row.created_at)
-    waited: float = (row.started_at - eligible).total_seconds()
+    created, scheduled, started = row[-3:]
+    eligible: datetime = created if scheduled is None else max(created, scheduled)
+    waited: float = (started - eligible).total_seconds()
     return max(waited, 0.0)
 
 
