@@ -210,8 +210,9 @@ class RedisBell:
                 delay = 0.1
                 await self._read(connection)
             except _LOST as error:
+                if delay <= 0.1:  # an outage is told once
+                    log.warning("bell.lost", error=f"{type(error).__name__}: {error}")
                 delay = min(delay * 2, 5.0)
-                log.warning("bell.lost", error=f"{type(error).__name__}: {error}")
             except Exception:
                 # A reader that ended would leave every listener to its polls for good.
                 delay = min(delay * 2, 5.0)

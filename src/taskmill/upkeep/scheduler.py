@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from taskmill.errors import Unavailable
+from taskmill.errors import IndexUnavailable, Unavailable
 from taskmill.index.wake import Subscription
 from taskmill.model.clock import boottime
 from taskmill.model.ids import new_id
@@ -75,7 +75,7 @@ class Scheduler:
             ("retain", self._retain, None),
         ]
         if self.verifier is not None:
-            jobs += [("verify", self.verifier.run_once, None), ("dead", self._dead, None)]
+            jobs += [("verify", self._verify, None), ("dead", self._dead, None)]
         async with AsyncExitStack() as stack:
             due = await stack.enter_async_context(self._mill.bell.listen("due"))
             changed = await stack.enter_async_context(self._mill.bell.listen("journal"))
@@ -157,6 +157,17 @@ class Scheduler:
         self._retained = last
         log.info("retain.done", day=last.isoformat())
         return 30.0
+
+    async def _verify(self) -> float:
+        """A turn of verify. The breaker tells an outage of the index and probes for its end, which must be seen at once
+        and not after the loop's backoff: until the index is filled again, workers ask SQL."""
+        if self.verifier is None:
+            return DEAD
+        try:
+            return await self.verifier.run_once()
+        except IndexUnavailable:
+            self._mill.probes.index_errors.inc()
+            return self._options.verify
 
     async def _dead(self) -> float:
         dropped = 0
