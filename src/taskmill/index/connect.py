@@ -10,6 +10,7 @@ URL forms (a password may be percent-encoded; `?name=value` goes to the driver, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ def connect(options: IndexOptions) -> Client:
     The driver retries nothing. Every script may be repeated safely, but a repeated `next` whose first reply was lost
     holds a second set of reservations until they run out, so the caller decides.
     """
-    kind = urlsplit(options.url).scheme
+    kind = _kind(options.url)
     if kind not in _KINDS:
         raise ValueError(f"index URL of an unknown form: expected {_FORMS}")
     if kind.endswith("+sentinel"):
@@ -116,19 +117,26 @@ class _Place:
 
 
 def _place(url: str, port: int) -> _Place:
-    """Host list, path and driver settings of a URL with several hosts (urlsplit knows one)."""
-    parts = urlsplit(url)
-    login, _, hosts = parts.netloc.rpartition("@")
+    """Host list, path and driver settings of a URL with several hosts. urlsplit knows one: newer Pythons refuse an IPv6
+    address behind another host."""
+    rest = url.partition("://")[2]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    parts = urlsplit(f"//hosts{rest.removeprefix(authority)}")
+    login, _, hosts = authority.rpartition("@")
     settings: dict[str, Any] = {name: values[0] for name, values in parse_qs(parts.query).items()}
     if login:
         user, _, password = login.partition(":")
         settings |= {"username": unquote(user) or None, "password": unquote(password) or None}
-    if parts.scheme.startswith("rediss"):
+    if _kind(url).startswith("rediss"):
         settings["ssl"] = True
     places = [_host(text, port) for text in hosts.split(",") if text]
     if not places:
         raise ValueError("index URL names no host")
     return _Place(places, [unquote(part) for part in parts.path.split("/") if part], settings)
+
+
+def _kind(url: str) -> str:
+    return url.partition("://")[0].lower()
 
 
 def _host(text: str, port: int) -> tuple[str, int]:
