@@ -253,7 +253,8 @@ def tests(selection: List[str], arguments: List[str], coverage: bool) -> List[st
     """pytest on two processes; with coverage also when TASKMILL_COVERAGE=1, which is how CI measures `make test`."""
     command = ["-m", "pytest"] + selection
     if not any(argument.startswith(("-n", "--numprocesses", "--pdb")) for argument in arguments):
-        command += ["-n", "2"]
+        # Each takes a half and then what the other has left, so that a module's shared servers start once.
+        command += ["-n", "2", "--dist", "worksteal"]
     if coverage or os.environ.get("TASKMILL_COVERAGE") == "1":
         # An absolute path: children measure themselves from working folders of their own.
         command += [
