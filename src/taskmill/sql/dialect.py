@@ -6,9 +6,9 @@ size, always cached by driver, SQLAlchemy and server. Rows are arrays, so a colu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -141,9 +141,32 @@ _encoder = msgspec.json.Encoder()
 
 def doc(rows: Iterable[Sequence[object]]) -> str:
     """The JSON text of a batch. Bytes go as hex, times as `YYYY-MM-DD HH:MM:SS.ffffff`."""
+    return _encoder.encode(_plain_rows(rows)).decode()
+
+
+DOC_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of one batch parameter. The driver's quoting can double them, and MariaDB takes 16 MiB a packet: a larger one
+shows up as "server has gone away", and would be retried for ever."""
+
+
+def docs(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """The rows as one batch, or as several when they are large: the same statement for each, in one transaction."""
+    return _cut(_plain_rows(rows))
+
+
+def _cut(plain: list[list[object]]) -> Iterator[str]:
+    text = _encoder.encode(plain)
+    if len(text) <= DOC_BYTES or len(plain) < 2:
+        yield text.decode()
+        return
+    middle = len(plain) // 2
+    yield from _cut(plain[:middle])
+    yield from _cut(plain[middle:])
+
+
+def _plain_rows(rows: Iterable[Sequence[object]]) -> list[list[object]]:
     # Every value of every batch passes here: no call for those that stay as they are.
-    plain = [[_plain(v) if type(v) in _CONVERTED else v for v in row] for row in rows]
-    return _encoder.encode(plain).decode()
+    return [[_plain(v) if type(v) in _CONVERTED else v for v in row] for row in rows]
 
 
 _CONVERTED = frozenset({bytes, datetime})

@@ -18,7 +18,7 @@ from taskmill.errors import Unavailable
 from taskmill.model.ids import new_id
 from taskmill.model.task import LOG_FIELDS_LIMIT, LOG_MESSAGE_LIMIT, LogLine
 from taskmill.runtime.batcher import Batcher
-from taskmill.sql.dialect import Shape, doc, unhex
+from taskmill.sql.dialect import Shape, docs, unhex
 from taskmill.sql.schema import logs, tasks
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.settle import storable
@@ -42,7 +42,8 @@ _INSERT: Final = _insert()
 
 def log(connection: Connection, lines: Sequence[tuple[bytes, LogLine]]) -> None:
     """Write the lines of current runs under the ids given; those of stale runs are left out."""
-    connection.execute(_INSERT, {"rows": doc(_values(id_, line) for id_, line in lines)})
+    for part in docs(_values(id_, line) for id_, line in lines):
+        connection.execute(_INSERT, {"rows": part})
 
 
 class LogWriter:

@@ -19,7 +19,7 @@ from taskmill.model.decide import Decision, Policy, RunState, cancelled, decide
 from taskmill.model.ids import new_op
 from taskmill.model.state import TERMINAL, Status, Verb
 from taskmill.model.task import ERROR_LIMIT, TRACEBACK_LIMIT, Claimed, Ended, Outcome
-from taskmill.sql.dialect import Shape, db_now, doc, from_now, unhex
+from taskmill.sql.dialect import Shape, db_now, docs, from_now, unhex
 from taskmill.sql.schema import runs, tasks
 from taskmill.tasks.journal import Change, append
 from taskmill.tasks.mill import Mill
@@ -167,7 +167,7 @@ def settle(connection: Connection, batch: Sequence[Settlement]) -> None:
     """The blind way: all of the batch, or Short and nothing."""
     if len({s.claimed.id for s in batch}) < len(batch):
         raise Short  # two fences of one task: at most one of them matches
-    matched = connection.execute(_BLIND, {"rows": _document(batch)}).rowcount
+    matched = _write_all(connection, _BLIND, batch)
     if matched != len(batch):
         raise Short
     _record(connection, batch, Verb.SETTLE)
@@ -198,7 +198,7 @@ def write_locked(connection: Connection, batch: Sequence[Settlement], verb: Verb
     """Write decisions for rows that this transaction has locked and looked at."""
     if not batch:
         return
-    matched = connection.execute(_LOCKED, {"rows": _document(batch)}).rowcount
+    matched = _write_all(connection, _LOCKED, batch)
     if matched != len(batch):
         raise AssertionError(f"{verb}: {matched} of {len(batch)} locked rows matched")
     _record(connection, batch, verb)
@@ -219,7 +219,8 @@ def _record(connection: Connection, batch: Sequence[Settlement], verb: Verb) -> 
     """`runs` for what did not complete, and the journal."""
     failed = [s for s in batch if s.decision.status is not Status.COMPLETED]
     if failed:
-        connection.execute(_INSERT_RUNS, {"rows": doc(_run(s) for s in failed)})
+        for part in docs(_run(s) for s in failed):
+            connection.execute(_INSERT_RUNS, {"rows": part})
         for s in failed:
             if s.claimed.fence > RUNS_KEPT:
                 until = s.claimed.fence - RUNS_KEPT
@@ -227,9 +228,10 @@ def _record(connection: Connection, batch: Sequence[Settlement], verb: Verb) -> 
     append(connection, verb, [_change(s) for s in batch])
 
 
-def _document(batch: Sequence[Settlement]) -> str:
-    """Sorted by id: the rows are locked in this order, and a renewal or a rescue of the same rows locks them so too."""
-    return doc(_values(s) for s in sorted(batch, key=lambda s: s.claimed.id))
+def _write_all(connection: Connection, statement: sa.Update, batch: Sequence[Settlement]) -> int:
+    """Rows matched. Sorted by id: they are locked in this order, and a renewal or a rescue locks the same rows so too."""
+    rows = (_values(s) for s in sorted(batch, key=lambda s: s.claimed.id))
+    return sum(connection.execute(statement, {"rows": part}).rowcount for part in docs(rows))
 
 
 def _values(s: Settlement) -> list[Any]:

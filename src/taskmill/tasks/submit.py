@@ -20,7 +20,7 @@ from taskmill.model.ids import new_id
 from taskmill.model.state import Status, Verb
 from taskmill.model.task import NewTask
 from taskmill.runtime.batcher import Batcher
-from taskmill.sql.dialect import Shape, db_now, doc, unhex
+from taskmill.sql.dialect import Shape, db_now, docs, unhex
 from taskmill.sql.schema import task_payloads, tasks
 from taskmill.tasks.journal import Change, append
 from taskmill.tasks.mill import Mill
@@ -67,8 +67,10 @@ def submit(connection: Connection, new: Sequence[tuple[bytes, NewTask]]) -> list
     """Insert the tasks under the ids given, and their journal row. All or nothing."""
     now: datetime = connection.execute(_NOW).scalar_one()
     rows = [_row(id_, task, now) for id_, task in new]
-    connection.execute(_INSERT_TASKS, {"rows": doc(_values(r) for r in rows)})
-    connection.execute(_INSERT_PAYLOADS, {"rows": doc((id_, task.payload) for id_, task in new)})
+    for part in docs(_values(r) for r in rows):
+        connection.execute(_INSERT_TASKS, {"rows": part})
+    for part in docs((id_, task.payload) for id_, task in new):
+        connection.execute(_INSERT_PAYLOADS, {"rows": part})
     append(connection, Verb.SUBMIT, [_change(r) for r in rows])
     return rows
 
