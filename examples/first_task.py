@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from typing import Any
 
 URL = (sys.argv[1] if len(sys.argv) > 1 else "http://localhost:3000").rstrip("/") + "/graphql"
 
@@ -23,7 +24,7 @@ query GetTask($id: ID!) { task(id: $id) { status result error attempts logs { me
 """
 
 
-def ask(document, variables, token=None):
+def ask(document: str, variables: dict[str, Any], token: str | None = None) -> Any:
     """The `data` of the answer; ends the program with the message of the first error."""
     headers = {"Content-Type": "application/json"}
     if token:
