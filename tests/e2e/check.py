@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,16 @@ class Verdict:
         """The outcomes of the runs of a task that did not complete it, in order."""
         return [run.outcome for _, run in sorted(self.dump.runs.get(task, {}).items())]
 
+    @cached_property
+    def _by_task(self) -> dict[str, list[Effect]]:
+        found: dict[str, list[Effect]] = defaultdict(list)
+        for (task, _), e in sorted(self.effects.items(), key=lambda item: item[0][1]):
+            found[task].append(e)
+        return found
+
     def executions(self, task: str) -> list[Effect]:
-        return [e for (id_, _), e in sorted(self.effects.items(), key=lambda i: i[0][1]) if id_ == task]
+        """The executions of a task, by fence."""
+        return self._by_task.get(task, [])
 
     def verbs(self) -> Counter[Verb]:
         """How many task changes each verb made."""
