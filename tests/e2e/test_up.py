@@ -48,8 +48,8 @@ async def test_many_tasks(embedded: Site, many: int) -> None:
     client = await embedded.client("up")
     [blocking] = await client.create({"seconds": 3 * LEASE}, type="HOLD_GIL")
     await embedded.running(blocking)
+    assert await client.status(blocking) == "PROCESSING", "the API waited for the handler"
     ids = await client.create_many(many)
-    assert (await client.task(blocking))["status"] == "PROCESSING", "the API waited for the handler"
     assert (await client.drained(400))["completed"] == many + 1
     verdict = await embedded.judge()
     assert verdict.verbs()[Verb.RESCUE] == 0
