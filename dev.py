@@ -211,7 +211,8 @@ def fill(kind: str) -> None:
     strict = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", lock]
     uv = shutil.which("uv")
     if uv:
-        command = [uv, "pip", "install", "--quiet", "--python", PYTHON] + strict
+        # Compiled once here, as pip does: where Python may not write bytecode, every start would compile it all again.
+        command = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON] + strict
     else:
         quiet = ["--quiet", "--no-input", "--disable-pip-version-check"]
         command = [PYTHON, "-m", "pip", "install"] + quiet + strict
@@ -297,6 +298,9 @@ def main(arguments: List[str]) -> int:
         raise stop("there is no command {!r}".format(command))
     kind, call = calls[command]
     install(kind)
+    if kind == "dev":
+        # The tests start hundreds of processes: ours is compiled once too.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if command not in ("up", "dev"):  # these find --app and .env in the working folder
         os.chdir(ROOT)
     replace([PYTHON] + call)
