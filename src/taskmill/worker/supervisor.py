@@ -65,8 +65,8 @@ class Supervisor:
         """The app is loaded, the worker is registered."""
         self.book = Book(options.concurrency, self._changed)
         self._settler = Settler(source, self._rng, expired=self._expired, closed=self._closed)
-        self._relay = Relay(source, self.book)
         self._probes = probes or Probes()
+        self._relay = Relay(source, self.book, self._probes.logs_dropped.inc)
         self._probes.tasks_active.set_function(lambda: len(self.book.runs))
         self._dispatch = Dispatch(options, self.book, self._settler.put, self._relay.heard, self._ran)
         self.runners = Runners(options, link or _links(options), self._dispatch, self._rng, self._changed)
