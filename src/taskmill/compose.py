@@ -33,6 +33,7 @@ from taskmill.sql import migrate as schema
 from taskmill.sql.engine import Database, open_database
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.submit import Submitter
+from taskmill.upkeep.leader import vacate
 
 if TYPE_CHECKING:
     from taskmill.api.server import ApiServer
@@ -52,6 +53,8 @@ async def up(settings: Settings) -> int:
         valkey = await parts.open()
         server = await parts.api(listener)
         worker = await parts.worker()
+        if settings.embedded:
+            await vacate(db)  # we hold the file's lock: after a kill -9 nobody is there to wait for
         services = [*([valkey] if valkey else []), *parts.api_services(server), parts.scheduler(), worker]
         greeting = asyncio.create_task(_greet(settings, parts, server, worker, valkey))
         stack.callback(greeting.cancel)

@@ -15,7 +15,7 @@ from taskmill.sql import schema
 from taskmill.sql.dialect import from_now
 from taskmill.tasks.update import TaskChanges, update
 from taskmill.upkeep.fold import fold, fold_journal, journal_lag, trim_journal
-from taskmill.upkeep.leader import Leadership, hold
+from taskmill.upkeep.leader import Leadership, hold, vacate
 from tests.tasks.kit import ANN, BOB, DONE, FAILED, World, new, numbers
 
 
@@ -204,3 +204,15 @@ async def test_a_leader_trusts_its_term_for_a_part_of_it_only(world: World) -> N
     assert not one.held
     [row] = await world.table(schema.leader)
     assert row.expires_at - await world.now() < timedelta(seconds=0.25)
+
+
+async def test_a_vacated_term_is_taken_at_once(world: World) -> None:
+    """Who knows that the leader is gone does not wait for its term, and the next term is higher."""
+    gone, next_one = Leadership(world.db, new_id(), 15.0), Leadership(world.db, new_id(), 15.0)
+    await gone.run_once()
+    await next_one.run_once()
+    assert not next_one.held
+    await vacate(world.db)
+    await next_one.run_once()
+    assert next_one.held
+    assert next_one.term == 2

@@ -50,6 +50,17 @@ def hold(connection: Connection, holder: bytes, ttl: float) -> int | None:
     return int(row.term) if row.holder == holder else None
 
 
+async def vacate(db: Database) -> None:
+    """End whatever term there is. Only for who knows that its holder is gone: the owner of a SQLite file's lock."""
+
+    def work(connection: Connection) -> None:
+        connection.execute(
+            sa.update(leader).where(_L.name == NAME, _L.expires_at > db_now()).values(expires_at=db_now())
+        )
+
+    await db.write(work, resend=work)
+
+
 class Leadership:
     """This process's view of the term."""
 
