@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from taskmill.model.state import Verb
-from tests.e2e.kit import LEASE, Site
+from tests.e2e.kit import LEASE, Site, children
+from tests.support import wait_until
 
 
 async def test_stop_in_the_middle(embedded: Site) -> None:
@@ -54,3 +57,37 @@ async def test_many_tasks(embedded: Site, many: int) -> None:
     verdict = await embedded.judge()
     assert verdict.verbs()[Verb.RESCUE] == 0
     assert Counter(len(verdict.executions(task)) for task in (blocking, *ids)) == {1: many + 1}
+
+
+async def test_embedded_index_killed(embedded: Site) -> None:
+    """SIGKILL to the embedded Valkey: it is started again and filled from SQL, and nobody has to do anything."""
+    up = embedded.start("up")
+    await embedded.ready()
+    client = await embedded.client("up")
+    held = await client.create(*({"n": i, "gate": "open"} for i in range(10)))
+    [valkey] = [pid for pid in children(up.pid) if "valkey" in program(pid)]
+    os.kill(valkey, signal.SIGKILL)
+    ids = await client.create_each(50)
+    embedded.open("open")
+    assert (await client.drained())["completed"] == len(held) + len(ids)
+
+    async def whole() -> bool:
+        response = await embedded.get("up", "/health")
+        return response is not None and response.json()["status"] == "up"
+
+    await wait_until(whole, 20)
+    await embedded.judge()
+
+
+def program(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+async def test_ctrl_c(embedded: Site) -> None:
+    """Readable by people, `up` says where it is and what to do next; Ctrl-C is how it ends well."""
+    up = embedded.start("up", TASKMILL_LOG_FORMAT="console")
+    said = await asyncio.to_thread(up.wait_for_output, "Ctrl-C stops")
+    assert f"http://localhost:{embedded.ports['up']}/graphql" in said
+    assert "The first user becomes ADMIN." in said
+    up.signal(signal.SIGINT)
+    assert await asyncio.to_thread(up.wait) == 0
