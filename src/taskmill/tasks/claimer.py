@@ -67,6 +67,9 @@ class Claimer:
         self._parked: list[tuple[float, str, Reserved]] = []
         self._turn = 0
         self._idle = False
+        self.fruitless = False
+        """The last claim was offered tasks and could take none of them (cancelled since, suspects without room): others
+        may stand behind these, so ask again at once."""
         self._closing = asyncio.Event()
         self._payday: asyncio.Task[None] | None = None
 
@@ -85,6 +88,7 @@ class Claimer:
         if blind and len(claimed) < n:
             rest = Claim(self._worker, self._mill.options.lease, boottime(), suspects - _suspects(claimed))
             claimed += (await self._take_from_sql(n - len(claimed), rest)).claimed
+        self.fruitless = bool(reserved) and not claimed
         if len(claimed) >= n:
             # Perhaps no slot is left, and no next call is near: a reservation must not outlive its time unconfirmed.
             self._pay_later()

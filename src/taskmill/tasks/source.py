@@ -97,6 +97,8 @@ class LocalSource:
                 left = until - boottime()
                 if left <= 0:
                     break
+                if self._claimer.fruitless:
+                    continue
                 if not claimed and not await self._wait(min(left, POLL)) and left <= POLL:
                     break
         return claimed
