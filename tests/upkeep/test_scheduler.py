@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 
+import pytest
 from structlog.testing import capture_logs
 
 from taskmill.model.ids import new_id
@@ -18,7 +20,7 @@ from taskmill.upkeep.measure import measure, report
 from taskmill.upkeep.options import UpkeepOptions
 from taskmill.upkeep.scheduler import Scheduler
 from tests.support import wait_until
-from tests.tasks.kit import FAILED, World, new
+from tests.tasks.kit import DONE, FAILED, World, new
 
 QUICK = UpkeepOptions(poll=0.05, rescue=0.05, fold=0.02, leader_ttl=0.6)
 
@@ -77,6 +79,57 @@ async def test_a_scheduler_that_stops_lets_the_next_lead_at_once(world: World) -
         await wait_until(lambda: second.leadership.held, timeout=2.5)
 
 
+@pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
+async def test_retention_comes_when_its_hour_has_come_and_once(world: World) -> None:
+    """Not at a start in the middle of the day; then batch after batch until nothing is left, and not again that day."""
+
+    async def old() -> bytes:
+        [run] = await world.running()
+        await world.settle((run, DONE))
+        await world.age(run.id, 86400 * 31)
+        return run.id
+
+    scheduler = Scheduler(world.mill, replace(QUICK, batch=2))
+    tasks = [await old() for _ in range(3)]
+    await scheduler._retain()
+    assert len(await world.rows(*tasks)) == 3
+    today = scheduler._retained
+    scheduler._retained -= timedelta(days=1)
+    async with working(scheduler):
+        await wait_until(lambda: scheduler._retained == today)
+    assert await world.rows() == []
+    later = await old()
+    await scheduler._retain()
+    assert (await world.row(later)).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
+async def test_the_journal_is_trimmed_by_itself(world: World) -> None:
+    """Batch after batch, down to the window."""
+    for _ in range(6):
+        await world.submit()
+    await fold_journal(world.mill, 100)
+    newest = [r.seq for r in await world.table(schema.journal)][-2:]
+    async with working(Scheduler(world.mill, replace(QUICK, batch=1, journal_rows=2))):
+
+        async def trimmed() -> bool:
+            return [r.seq for r in await world.table(schema.journal)] == newest
+
+        await wait_until(trimmed)
+    await world.exact()
+
+
+@pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
+async def test_queue_health_is_reported_by_itself(world: World) -> None:
+    """As a log line and as metrics."""
+    await world.submit(n=3)
+    value = world.mill.probes.registry.get_sample_value
+    with capture_logs() as logs:
+        async with working(Scheduler(world.mill, replace(QUICK, measure=0.05, report=0.1))):
+            await wait_until(lambda: any(line.get("queued") == 3 for line in logs))
+    assert value("queue_size", {"queue": "default", "priority": "NORMAL"}) == 3
+
+
 async def test_the_gauges_are_exact(world: World) -> None:
     """Sizes by queue and priority from counts and journal, the oldest age, the journal's lag, live workers."""
     await world.submit(new(), new(), new(priority=Priority.HIGH), new(queue="mail"))
@@ -106,7 +159,7 @@ async def test_a_worker_is_known_while_it_is_seen(world: World) -> None:
     again = await seen(world, "default")
     read = world.db.read
     assert await read(lambda c: workers.queues_of_workers(c, 60.0)) == {"default", "mail"}
-    assert await read(lambda c: workers.types_of_live_workers(c, 60.0)) == {"T"}
+    assert await read(lambda c: workers.known_types(c, 60.0)) == {("default", "T"), ("mail", "T")}
     await world.db.write(lambda c: workers.leave(c, boot))
     assert await read(lambda c: workers.count_live(c, 60.0)) == 1
     assert await read(lambda c: workers.count_live(c, -1.0)) == 0
