@@ -114,6 +114,15 @@ async def test_an_unknown_type_waits_for_a_worker_that_knows_it(world: World) ->
         run = await world.again(run.id)
 
 
+async def test_a_worker_of_another_queue_does_not_know_the_type(world: World) -> None:
+    """It will never claim the task: handing it back for it would go on for ever. A failed attempt."""
+    await seen(world, "T")
+    [run] = await world.running(new(queue="mail"))
+    await world.settle((run, UNKNOWN))
+    row = await world.row(run.id)
+    assert (row.attempts, row.releases) == (1, 0)
+
+
 async def test_a_default_handler_does_not_know_a_typed_task(world: World) -> None:
     """A live worker with a default handler takes tasks without a type only."""
     await seen(world, workers.DEFAULT)

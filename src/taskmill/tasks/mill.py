@@ -6,16 +6,18 @@ Both are best-effort and never hold up a caller: what is lost here is found by v
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from random import Random
 from typing import Final
 
 from taskmill.errors import IndexUnavailable
 from taskmill.index.index import Entry, Index
 from taskmill.index.wake import Bell
-from taskmill.model.clock import micros
+from taskmill.model.clock import micros, to_utc
 from taskmill.model.decide import Policy
+from taskmill.model.task import Claimed
 from taskmill.runtime.probes import Probes
 from taskmill.sql.engine import Database
 from taskmill.tasks.row import TaskRow
@@ -62,14 +64,21 @@ class Mill:
 
     def offer(self, rows: Sequence[TaskRow]) -> None:
         """Offer QUEUED rows to the index, in the background, after their commit."""
+        self._offer((row.queue, _entry(row, row.check_at)) for row in rows)
+
+    def offer_again(self, runs: Sequence[Claimed]) -> None:
+        """Offer what was given back. By this machine's clock: the index orders by it, until verify brings the row's."""
+        now = to_utc(datetime.now(UTC))
+        self._offer((run.queue, _entry(run, now)) for run in runs)
+
+    def _offer(self, entries: Iterable[tuple[str, Entry]]) -> None:
         if self.index is None:
-            self.hint(*{f"queue:{row.queue}" for row in rows})
+            self.hint(*{f"queue:{queue}" for queue, _ in entries})
             return
-        for row in rows:
+        for queue, entry in entries:
             if self._offered >= OFFERS:
                 break
-            entry = Entry(id=row.id, fair=row.user_id, band=row.priority, at=micros(row.check_at))
-            self._offers.setdefault(row.queue, []).append(entry)
+            self._offers.setdefault(queue, []).append(entry)
             self._offered += 1
         if self._offers and self._offering is None:
             self._offering = asyncio.create_task(self._push(self.index), name="mill:offer")
@@ -107,3 +116,7 @@ class Mill:
                 await asyncio.sleep(HINT_SPACING)
         finally:
             self._hinting = None
+
+
+def _entry(task: TaskRow | Claimed, at: datetime) -> Entry:
+    return Entry(id=task.id, fair=task.user_id, band=task.priority, at=micros(at))

@@ -23,7 +23,7 @@ from taskmill.sql.dialect import Shape, db_now, docs, from_now, unhex
 from taskmill.sql.schema import runs, tasks
 from taskmill.tasks.journal import Change, append
 from taskmill.tasks.mill import Mill
-from taskmill.tasks.workers import types_of_live_workers
+from taskmill.tasks.workers import DEFAULT, known_types
 
 RUNS_KEPT: Final = 100
 """Runs that are kept of a task: a type that only others know could otherwise add rows for ever."""
@@ -284,6 +284,8 @@ def _change(s: Settlement) -> Change:
 
 Kept = dict[tuple[bytes, int], Settlement]
 """Settlements that were sent and not answered, by (id, fence)."""
+Known = frozenset[tuple[str, str]]
+"""(queue, type) that live workers know; empty when no outcome asks for it."""
 
 
 async def settle_batch(
@@ -323,7 +325,7 @@ async def settle_batch(
 
 
 def _prepare_once(
-    mill: Mill, claimed: Claimed, outcome: Outcome, known: frozenset[str], worker: str, kept: Kept
+    mill: Mill, claimed: Claimed, outcome: Outcome, known: Known, worker: str, kept: Kept
 ) -> Settlement:
     settlement = kept.get((claimed.id, claimed.fence))
     if settlement is None or settlement.outcome is not outcome:
@@ -333,21 +335,22 @@ def _prepare_once(
 
 
 def prepare(
-    claimed: Claimed, outcome: Outcome, known: frozenset[str], worker: str, policy: Policy, rng: Random
+    claimed: Claimed, outcome: Outcome, known: Known, worker: str, policy: Policy, rng: Random
 ) -> Settlement:
     """Decide once: a resend writes the same."""
     state = RunState(
         claimed.attempts, claimed.max_retries, claimed.crashes, claimed.suspect, claimed.releases
     )
-    elsewhere = claimed.type in known if claimed.type is not None else "" in known
+    type_ = DEFAULT if claimed.type is None else claimed.type
+    elsewhere = (claimed.queue, type_) in known
     decision = decide(state, outcome, known_elsewhere=elsewhere, policy=policy, rng=rng)
     return Settlement(claimed, outcome, decision, new_op(), worker)
 
 
-async def _known(mill: Mill, batch: Sequence[tuple[Claimed, Outcome]]) -> frozenset[str]:
+async def _known(mill: Mill, batch: Sequence[tuple[Claimed, Outcome]]) -> Known:
     if all(o.ended is not Ended.UNKNOWN_TYPE for _, o in batch):
         return frozenset()
-    return await mill.db.read(lambda c: types_of_live_workers(c, mill.options.worker_ttl))
+    return await mill.db.read(lambda c: known_types(c, mill.options.worker_ttl))
 
 
 def _count(mill: Mill, settlements: Sequence[Settlement], answers: Sequence[bool]) -> None:
@@ -362,4 +365,11 @@ def _count(mill: Mill, settlements: Sequence[Settlement], answers: Sequence[bool
     probes.task_retries.inc(done.count(Status.PENDING))
     if Status.PENDING in done:
         mill.hint("due")
+    mill.offer_again(
+        [
+            s.claimed
+            for s, ok in zip(settlements, answers, strict=True)
+            if ok and s.decision.status is Status.QUEUED
+        ]
+    )
     mill.hint("journal")

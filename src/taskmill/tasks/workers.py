@@ -53,10 +53,13 @@ def leave(connection: Connection, boot_id: bytes) -> None:
     connection.execute(sa.delete(workers).where(_W.boot_id == boot_id))
 
 
-def types_of_live_workers(connection: Connection, ttl: float) -> frozenset[str]:
-    """Every type that a worker seen in the last `ttl` seconds knows; DEFAULT when one has a default handler."""
-    rows = connection.execute(sa.select(_W.types).where(_W.last_seen > from_now(-ttl)).limit(10_000))
-    return frozenset(t for row in rows for t in json.loads(row.types))
+def known_types(connection: Connection, ttl: float) -> frozenset[tuple[str, str]]:
+    """(queue, type) for every type that a worker seen in the last `ttl` seconds knows in a queue it serves; DEFAULT as
+    the type when it has a default handler."""
+    rows = connection.execute(
+        sa.select(_W.queues, _W.types).where(_W.last_seen > from_now(-ttl)).limit(10_000)
+    )
+    return frozenset((q, t) for row in rows for q in json.loads(row.queues) for t in json.loads(row.types))
 
 
 def forget_dead(connection: Connection, ttl: float) -> int:

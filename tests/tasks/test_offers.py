@@ -1,4 +1,4 @@
-"""What cannot be claimed holds up nothing that stands behind it: a worker's source over an index."""
+"""A worker's source over an index: what cannot be claimed holds up nothing, what is given back is there at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taskmill.sql.engine import Database
 from taskmill.tasks.cancel import cancel
 from taskmill.tasks.source import LocalSource, SourceOptions
 from tests.support import RedisServer
-from tests.tasks.kit import ANN, REGISTRY, World
+from tests.tasks.kit import ANN, REGISTRY, RELEASED, World
 
 pytestmark = pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
 
@@ -61,3 +61,14 @@ async def test_suspects_without_room_are_passed_at_once(world: World, source: Lo
         await world.set(row.id, suspect=True)
     [run] = await asyncio.wait_for(source.claim(2, suspects=0, wait=60.0), 10)
     assert run.id == other.id
+
+
+async def test_what_is_given_back_is_offered_at_once(world: World, source: LocalSource) -> None:
+    """After a drain its tasks are in the index again: the next worker need not wait for verify."""
+    await world.submit()
+    await world.mill.flush()
+    [run] = await source.claim(2, suspects=0, wait=10.0)
+    assert await source.settle([(run, RELEASED)]) == [True]
+    await world.mill.flush()
+    [again] = await asyncio.wait_for(source.claim(2, suspects=0, wait=60.0), 5)
+    assert (again.id, again.fence, again.attempts) == (run.id, 2, 1)
