@@ -41,6 +41,11 @@ _DIGITS: Final = re.compile(rb"\d{1,18}")
 
 log = structlog.get_logger(__name__)
 
+LINGER_SECONDS: Final = 5.0
+LINGER_BYTES: Final = 64 * 1024 * 1024
+"""What is still read of a body that was refused. Closed with unread bytes in it, a connection is reset, and a client
+that sends first and reads then would learn nothing of the refusal."""
+
 
 def request_id(scope: Scope) -> str:
     """Ours, never the caller's: it goes into logs and headers."""
@@ -100,13 +105,14 @@ class Edge:
                     headers.setdefault(name, value)
             await send(message)
 
+        body = _Body(scope, receive, self._body_limit, self._body_timeout)
         try:
-            body = _Body(scope, receive, self._body_limit, self._body_timeout)
             await self._app(scope, body.receive, told)
         except TaskmillError as error:
             if started:
                 raise
-            await refused(scope, error)(scope, receive, told)
+            answer = body.drained(told) if isinstance(error, PayloadTooLarge) else told
+            await refused(scope, error)(scope, receive, answer)
         except Exception:
             log.exception("request.failed", path=scope["path"][:200])
             if started:
@@ -144,6 +150,29 @@ class _Body:
             if self._left < 0:
                 raise self._too_large()
         return message
+
+    def drained(self, send: Send) -> Send:
+        """Sends an answer whole, and ends it when the body has come in or the bounds are reached."""
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                await send({**message, "more_body": True})
+                await self._drain()
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        return told
+
+    async def _drain(self) -> None:
+        left = LINGER_BYTES
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                while left > 0 and not self._complete:
+                    message = await self._receive()
+                    left -= len(message.get("body", b""))
+                    self._complete = not message.get("more_body", False)
+        except TimeoutError:
+            log.debug("body.endless")
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"The body of a request may have {self._limit} bytes.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from typing import Final
 
@@ -28,7 +29,9 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        hint = f"PORT={port + 1 if port < 65535 else 3001} taskmill up"
+        hint = "see TASKMILL_HOST and PORT"
+        if error.errno == errno.EADDRINUSE:
+            hint = f"PORT={port + 1 if port < 65535 else 3001} taskmill up"
         raise StartError(
             f"port {port} of {host} cannot be used ({error.strerror or error}): {hint}"
         ) from None
