@@ -8,8 +8,9 @@ import signal
 from random import Random
 
 import pytest
+from structlog.testing import capture_logs
 
-from taskmill.errors import StartError
+from taskmill.errors import ConfigError, StartError
 from taskmill.runtime.service import Group, run_services
 from tests.support import wait_until
 
@@ -74,6 +75,22 @@ async def test_the_death_of_one_stops_all() -> None:
     assert events[3:] == ["b ended", "c ended", "a ended"]
 
 
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (ConfigError("app: there is no such module"), []),
+        (StartError("gone"), ["a service ended, and with it the process"]),
+    ],
+)
+async def test_a_death_is_told_once(error: Exception, lines: list[str]) -> None:
+    """What the user has to put right is told by the command alone, anything else by one line."""
+    part = Part("a", [])
+    part.die(error)
+    with capture_logs() as logs, pytest.raises(type(error)):
+        await asyncio.wait_for(Group([part]).run(), 5)
+    assert [line["event"] for line in logs] == lines
+
+
 async def test_a_service_that_ends_by_itself_is_dead() -> None:
     """Returning without a stop is no way to end."""
     events: list[str] = []
@@ -132,15 +149,17 @@ async def test_a_stop_before_the_start_ends_at_once() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_stops_them(number: int) -> None:
-    """And a second one is the second stop."""
+    """And a second one is the second stop. Who sent it is told what happens, and when it has."""
     part = Part("slow", [], slow=True)
-    task = asyncio.create_task(run_services([part]))
-    await wait_until(lambda: part.events)
-    os.kill(os.getpid(), number)
-    await wait_until(lambda: part.stops == 1)
-    os.kill(os.getpid(), number)
-    await asyncio.wait_for(task, 5)
+    with capture_logs() as logs:
+        task = asyncio.create_task(run_services([part]))
+        await wait_until(lambda: part.events)
+        os.kill(os.getpid(), number)
+        await wait_until(lambda: part.stops == 1)
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(task, 5)
     assert part.stops >= 2
+    assert [line["event"].partition(":")[0] for line in logs] == ["stopping", "stopped"]
 
 
 async def test_start_and_stop_under_stress() -> None:

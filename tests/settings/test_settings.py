@@ -269,6 +269,7 @@ def test_a_wrong_file_is_one_line(content: bytes | None, expected: str, tmp_path
         ({}, "SHOP_COLOUR=x", []),
         ({"DATABSE_URL": "x"}, "", []),
         ({"JWT_SECRET": "short"}, "", ["JWT_SECRET is short: production needs 32 bytes"]),
+        ({"JWT_SECRET": "short", "APP_ENV": "production"}, "", []),
         ({"JWT_SECRET": GOOD_SECRET, "TASKMILL_LEASE": "3"}, "", []),
     ],
     ids=str,

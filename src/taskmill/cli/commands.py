@@ -156,7 +156,8 @@ async def migrate() -> int:
     settings = _tool()
     from taskmill import compose
 
-    await compose.migrate(settings)
+    changed = await compose.migrate(settings)
+    print("the schema is up to date" if not changed else "the schema was brought up to date")
     return 0
 
 

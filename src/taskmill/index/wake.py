@@ -156,7 +156,7 @@ class RedisBell:
                 async with asyncio.timeout(_RING_TIMEOUT):
                     await confirmed.wait()
             except TimeoutError:
-                log.info("bell.unconfirmed", channel=channel)
+                log.debug("bell.unconfirmed", channel=channel)  # that the bell is lost was told
             yield subscription
         finally:
             if self._listeners.remove(channel, subscription):

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from taskmill.errors import StartError, TaskmillError
+from taskmill.errors import ConfigError, StartError, TaskmillError
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ class Group:
             first = None if self._stop.is_set() else next((task for task in tasks if task.done()), None)
             death = None if first is None else _death(first)
             self._stop.set()
-            errors = await self._end(tasks)
+            errors = await self._end(tasks, told=death)
         finally:
             stop.cancel()
             await _cancel(tasks)
@@ -66,8 +66,10 @@ class Group:
         if errors:
             raise errors[0]
 
-    async def _end(self, tasks: list[asyncio.Task[None]]) -> list[BaseException]:
-        """Stops what still runs, last first; the errors of all."""
+    async def _end(
+        self, tasks: list[asyncio.Task[None]], *, told: BaseException | None
+    ) -> list[BaseException]:
+        """Stops what still runs, last first; the errors of all. That of the death is told already."""
         errors = []
         for service, task in zip(reversed(self._services), reversed(tasks), strict=True):
             if not task.done():
@@ -77,9 +79,13 @@ class Group:
                 log.error("a service did not stop in time", service=service.name, seconds=self._grace)
                 await _cancel([task])
             if not task.cancelled() and (error := task.exception()) is not None:
-                log.error(
-                    "a service failed", service=service.name, error=str(error), exc_info=_unexpected(error)
-                )
+                if error is not told:
+                    log.error(
+                        "a service failed",
+                        service=service.name,
+                        error=str(error),
+                        exc_info=_unexpected(error),
+                    )
                 errors.append(error)
         return errors
 
@@ -98,6 +104,8 @@ async def run_services(services: Sequence[Service], *, signals: bool = True, gra
 
     def received(number: int) -> None:
         got.append(number)
+        if len(got) == 1:
+            log.info("stopping: what is running may finish; a second signal does not wait for it")
         group.stop()
 
     for number in numbers:
@@ -107,6 +115,8 @@ async def run_services(services: Sequence[Service], *, signals: bool = True, gra
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+    if got:
+        log.info("stopped")
     return got[0] if got else 0
 
 
@@ -115,7 +125,13 @@ def _death(task: asyncio.Task[None]) -> BaseException:
         error: BaseException = StartError(f"{task.get_name()} was cancelled")
     else:
         error = task.exception() or StartError(f"{task.get_name()} ended without being asked to")
-    log.error("a service ended, and with it the process", service=task.get_name(), error=str(error))
+    if not isinstance(error, ConfigError):  # the user's to put right: the command says it in its one line
+        log.error(
+            "a service ended, and with it the process",
+            service=task.get_name(),
+            error=str(error),
+            exc_info=_unexpected(error),
+        )
     return error
 
 
