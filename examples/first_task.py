@@ -1,9 +1,10 @@
 """A first task, with nothing but Python: register, create a task, wait for it, print its result.
 
-python3 examples/first_task.py [http://localhost:3000]
+python3 examples/first_task.py [http://localhost:3000]     (not given: localhost, at PORT if that is set)
 """
 
 import json
+import os
 import sys
 import time
 import urllib.error
@@ -11,7 +12,8 @@ import urllib.request
 import uuid
 from typing import Any
 
-URL = (sys.argv[1] if len(sys.argv) > 1 else "http://localhost:3000").rstrip("/") + "/graphql"
+BASE = sys.argv[1] if len(sys.argv) > 1 else f"http://localhost:{os.environ.get('PORT') or 3000}"
+URL = BASE.rstrip("/") + "/graphql"
 
 REGISTER = """
 mutation Register($input: RegisterInput!) { register(input: $input) { accessToken user { email role } } }

@@ -20,7 +20,8 @@ SETTINGS_NOTE = (
 )
 ERRORS_NOTE = (
     "GraphQL answers carry the code in `extensions.code`, with a `requestId`. How a run failed is told by the error of "
-    "the task, and of each of its `runs`."
+    "the task, and of each of its `runs`. The document itself is refused with `GRAPHQL_PARSE_FAILED` (its syntax) or "
+    "`GRAPHQL_VALIDATION_FAILED` (the schema has no such thing)."
 )
 
 

@@ -144,6 +144,16 @@ class TestHanging:
         rest = (await api.ok(query, id=id_text(task_id or b""), a=page[-1]["id"]))["task"]["logs"]
         assert [line["message"] for line in rest] == ["line 3", "line 4"]
 
+    async def test_log_fields(self, api: Api) -> None:
+        """What a handler logged beside the message comes as JSON; a line without has null."""
+        task_id = parse_id((await api.create())["id"])
+        line = {"task_id": task_id, "fence": 1, "level": "INFO", "message": "m", "created_at": AT}
+        rows = [line | {"id": new_id(), "fields": text} for text in ('{"video":"abc","n":1}', None)]
+        await api.db.write(lambda c: c.execute(sa.insert(logs), rows))
+        query = "query($id: ID!) { task(id: $id) { logs { fields } } }"
+        found = (await api.ok(query, id=id_text(task_id or b"")))["task"]["logs"]
+        assert [line["fields"] for line in found] == [{"video": "abc", "n": 1}, None]
+
     async def test_runs(self, api: Api) -> None:
         """The failed runs come from their table, the latest from the task's own row; newest first."""
         task_id = parse_id((await api.create())["id"])

@@ -103,6 +103,7 @@ async def test_what_is_no_json_is_result_invalid(make: Any, text: str) -> None:
     """A clear failure, retried like any other."""
     outcome = await run(make)
     assert (outcome.ended, outcome.error_type, outcome.retry) == (Ended.FAILED, "RESULT_INVALID", True)
+    assert (outcome.message or "").startswith("RESULT_INVALID: ")
     assert text in (outcome.message or "")
 
 

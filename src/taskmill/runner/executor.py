@@ -119,4 +119,5 @@ def _kind(error: BaseException) -> str:
 
 
 def _invalid(message: str) -> Outcome:
-    return Outcome(Ended.FAILED, error_type=ResultInvalid.code, message=cut(clean(message), ERROR_LIMIT))
+    text = cut(clean(f"{ResultInvalid.code}: {message}"), ERROR_LIMIT)
+    return Outcome(Ended.FAILED, error_type=ResultInvalid.code, message=text)

@@ -31,12 +31,17 @@ class TaskLog:
     id: strawberry.ID = strawberry.field(description="Where to go on: `after`.")
     message: str
     level: str
+    fields: Json | None = strawberry.field(description="What the run logged with it.")
     created_at: datetime
 
     @classmethod
     def of(cls, row: LogRow) -> Self:
         return cls(
-            id=strawberry.ID(id_text(row.id)), message=row.message, level=row.level, created_at=row.created_at
+            id=strawberry.ID(id_text(row.id)),
+            message=row.message,
+            level=row.level,
+            fields=None if row.fields is None else Json(row.fields),
+            created_at=row.created_at,
         )
 
 
