@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection
 
 from taskmill.sql import schema
+from taskmill.tasks import workers
 from taskmill.tasks.cancel import cancel
 from taskmill.tasks.source import LocalSource, SourceOptions
 from tests.support import wait_until
@@ -75,3 +79,26 @@ async def test_a_worker_has_a_row_while_it_lives(world: World) -> None:
         return await world.table(schema.workers) == []
 
     await wait_until(gone)
+
+
+async def test_a_worker_is_seen_again_whatever_kept_it_from_it(
+    world: World, source: LocalSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that is no outage (a password that changed) does not end its beat: its types would be forgotten."""
+    refused: list[bytes] = []
+
+    def refuse(_: Connection, boot: bytes, **__: Any) -> None:
+        refused.append(boot)
+        raise exc.ProgrammingError("UPDATE workers", {}, Exception("denied"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "register", refuse)
+        beat = asyncio.create_task(source._beat())
+        await wait_until(lambda: refused)
+    await world.db.write(lambda c: workers.leave(c, source.boot_id))
+
+    async def seen() -> bool:
+        return bool(await world.table(schema.workers))
+
+    await wait_until(seen)
+    beat.cancel()

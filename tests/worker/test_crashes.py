@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -12,7 +13,10 @@ from random import Random
 
 import pytest
 
+from taskmill.model.clock import boottime
 from taskmill.model.state import Status
+from taskmill.worker.child import Child
+from taskmill.worker.options import WorkerOptions
 from taskmill.worker.runners import State
 from tests.support import ROOT, Processes, running, wait_until
 from tests.worker.conftest import MakeApp
@@ -239,3 +243,40 @@ async def finish_one_and_die(worker: Worker, source: FakeSource) -> None:
     first = main_pid(worker)
     os.kill(first, signal.SIGKILL)
     await wait_until(lambda: worker.supervisor.runners.usable and main_pid(worker) != first)
+
+
+async def test_a_system_without_pidfds_watches_by_a_thread(
+    source: FakeSource, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old kernel, or a sandbox, that refuses the call: runners start, and their end is noticed."""
+
+    def refuse(pid: int, flags: int = 0) -> int:
+        raise OSError(errno.ENOSYS, "not on this kernel")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    async with working(source, make_app(SUICIDE)) as worker:
+        await finish_one_and_die(worker, source)
+
+
+async def test_runs_that_need_a_runner_of_their_own_wait_while_none_can_be_started(
+    source: FakeSource, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task goes back and comes again after a backoff, not in a loop that never rests."""
+    task = source.add("T")
+    app = make_app(
+        """
+        @app.task("T", isolated=True)
+        async def t(ctx, payload): return 1
+        """
+    )
+    spawn, until = Child.start, boottime() + 2.0
+
+    def start(child: Child, options: WorkerOptions, slots: int) -> None:
+        if slots == 1 and boottime() < until:
+            raise OSError(errno.EAGAIN, "no process left")
+        spawn(child, options, slots)
+
+    monkeypatch.setattr(Child, "start", start)
+    async with working(source, app, concurrency=2):
+        await wait_until(lambda: source.ended(task)[-1:] == ["SUCCEEDED"])
+    assert 1 <= source.ended(task).count("RELEASED") < 50

@@ -183,13 +183,14 @@ class LocalSource:
         while True:
             try:
                 await self._seen()
-                failures = 0
-                await asyncio.sleep(self._mill.options.worker_ttl / 4 * self._mill.rng.uniform(0.8, 1.0))
-            except Unavailable as error:
+            except Exception as error:  # noqa: BLE001 (whatever it is, a worker that runs must be seen again)
                 failures += 1
                 if failures == 1:
-                    log.warning("worker.beat_failed", error=error.message)
+                    log.warning("worker.beat_failed", error=str(error))
                 await asyncio.sleep(loop_delay(failures, self._mill.rng))
+                continue
+            failures = 0
+            await asyncio.sleep(self._mill.options.worker_ttl / 4 * self._mill.rng.uniform(0.8, 1.0))
 
     async def _seen(self) -> None:
         known = [*self._registry.types, *([workers.DEFAULT] if self._registry.get(None) else [])]

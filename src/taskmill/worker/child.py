@@ -94,12 +94,13 @@ class Child:
     # -- its end -----------------------------------------------------------------------------------------
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        if hasattr(os, "pidfd_open"):
+        try:
             self._pidfd = os.pidfd_open(process.pid)
-            self._loop.add_reader(self._pidfd, self._exited)
-        else:
+        except (AttributeError, OSError):  # not on this system, kernel or sandbox
             thread = threading.Thread(target=self._wait, args=(process,), daemon=True)
             thread.start()
+        else:
+            self._loop.add_reader(self._pidfd, self._exited)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         process.wait()

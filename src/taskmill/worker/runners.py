@@ -148,6 +148,7 @@ class Runners:
         """The run does not execute any more."""
         runner.runs.pop(run.key, None)
         runner.finished = True
+        self._failures = 0
         if runner.runs:
             self.settle_retired(runner)
         elif runner.state is State.RETIRED:
@@ -234,7 +235,9 @@ class Runners:
             runner.link.start(self._options, slots)
         except OSError as error:
             log.warning("a runner cannot be started", error=str(error))
-            if not solo:
+            if solo:
+                self._hold()  # its task goes back, and must not come again at once
+            else:
                 self._replace_later()
             return None
         self._all.add(runner)
@@ -245,6 +248,11 @@ class Runners:
         if runner.state is State.STARTING:
             log.error("a runner was not ready in time: it is killed", pid=runner.link.pid)
             runner.link.kill()
+
+    def _hold(self) -> None:
+        """Takes no new runs for a backoff."""
+        self._failures += 1
+        self._held_until = boottime() + loop_delay(self._failures, self._rng)
 
     def _replace_later(self) -> None:
         self._failures += 1
@@ -317,8 +325,7 @@ class Runners:
         if not expected and not self._stopping:
             self._explain(runner, status, was_ready=was_ready)
         if runner.solo and not was_ready and not expected:
-            self._failures += 1
-            self._held_until = boottime() + loop_delay(self._failures, self._rng)
+            self._hold()
         if runner in self._main:
             self._main.remove(runner)
             if not self._stopping and self.first.done() and self.first.exception() is None:
