@@ -17,7 +17,7 @@ from tests.support import wait_until
 class Turns:
     """A `run_once` that does what it is told, turn by turn, and then stops the loop."""
 
-    def __init__(self, *script: float | Exception) -> None:
+    def __init__(self, *script: float | BaseException) -> None:
         self.script = list(script)
         self.count = 0
         self.stop = asyncio.Event()
@@ -28,7 +28,7 @@ class Turns:
             self.stop.set()
             return 0.0
         step = self.script.pop(0)
-        if isinstance(step, Exception):
+        if isinstance(step, BaseException):
             raise step
         return step
 
@@ -110,3 +110,16 @@ async def test_wake_starts_the_next_turn() -> None:
     wake.set()
     await asyncio.wait_for(task, 5)
     assert turns.count == 2
+
+
+async def test_what_others_cancelled_is_a_failure_and_not_the_end(delays: list[float]) -> None:
+    """A turn that waited for something that somebody cancelled; the loop goes on. Cancelled itself, it ends."""
+    turns = Turns(asyncio.CancelledError(), 0.0)
+    await asyncio.wait_for(loop("l", turns, turns.stop, timeout=1), 5)
+    assert turns.count == 3
+    assert delays == [1]
+    sleeps = asyncio.create_task(loop("l", Turns(60.0), asyncio.Event(), timeout=1))
+    await asyncio.sleep(0)
+    sleeps.cancel()
+    await asyncio.wait((sleeps,))
+    assert sleeps.cancelled()

@@ -18,6 +18,7 @@ from taskmill.tasks import workers
 from taskmill.upkeep.fold import fold_journal
 from taskmill.upkeep.measure import measure, report
 from taskmill.upkeep.options import UpkeepOptions
+from taskmill.upkeep.retain import note_retained
 from taskmill.upkeep.scheduler import Scheduler
 from tests.support import wait_until
 from tests.tasks.kit import DONE, FAILED, World, new
@@ -81,7 +82,7 @@ async def test_a_scheduler_that_stops_lets_the_next_lead_at_once(world: World) -
 
 @pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
 async def test_retention_comes_when_its_hour_has_come_and_once(world: World) -> None:
-    """Not at a start in the middle of the day; then batch after batch until nothing is left, and not again that day."""
+    """Not at a first start in the middle of the day; batch after batch until nothing is left, and not again that day."""
 
     async def old() -> bytes:
         [run] = await world.running()
@@ -94,12 +95,17 @@ async def test_retention_comes_when_its_hour_has_come_and_once(world: World) -> 
     await scheduler._retain()
     assert len(await world.rows(*tasks)) == 3
     today = scheduler._retained
-    scheduler._retained -= timedelta(days=1)
-    async with working(scheduler):
-        await wait_until(lambda: scheduler._retained == today)
+    assert today is not None
+    await world.db.write(lambda c: note_retained(c, today - timedelta(days=1)))
+    missed = Scheduler(world.mill, replace(QUICK, batch=2))
+    missed._low = 7
+    async with working(missed):
+        await wait_until(lambda: missed._retained == today)
     assert await world.rows() == []
+    assert missed._low == 0
     later = await old()
-    await scheduler._retain()
+    for late in (missed, Scheduler(world.mill, QUICK)):
+        await late._retain()
     assert (await world.row(later)).status is Status.COMPLETED
 
 

@@ -39,8 +39,9 @@ async def loop(
     """Calls `run_once` until `stop`; it returns the seconds until its next turn.
 
     A turn that takes longer than `timeout` seconds is cancelled. Any Exception is a failure: the next turn comes after
-    a backoff of 0.1 to 64 s. `failed(name)` counts it; the log tells each outage once, and its end. `wake`, cleared
-    here, starts the next turn early, but not after a failure. Cancelling and other BaseExceptions come through.
+    a backoff of 0.1 to 64 s, and so is something in a turn that was cancelled by somebody else: it would end the loop
+    without a word. `failed(name)` counts it; the log tells each outage once, and its end. `wake`, cleared
+    here, starts the next turn early, but not after a failure. Cancelling the loop and other BaseExceptions come through.
     """
     chance = rng or Random()
     failures, said = 0, ""
@@ -48,8 +49,12 @@ async def loop(
         if wake is not None:
             wake.clear()
         try:
-            delay = await asyncio.wait_for(run_once(), timeout)
-        except Exception as error:
+            # Not wait_for: on Python 3.11 it swallows a cancel that comes together with the result.
+            async with asyncio.timeout(timeout):
+                delay = await run_once()
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
+                raise
             failures += 1
             if failed is not None:
                 failed(name)
@@ -82,12 +87,18 @@ async def _sleep(delay: float, stop: asyncio.Event, wake: asyncio.Event | None) 
             wait.cancel()
 
 
-def _text(error: Exception, timeout: float) -> str:
+def _cancelled() -> bool:
+    """Whether it is the loop itself that is cancelled."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _text(error: BaseException, timeout: float) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return f"it took longer than {timeout:g} s"
     return f"{type(error).__name__}: {error}"
 
 
-def _unexpected(error: Exception) -> Exception | None:
+def _unexpected(error: BaseException) -> BaseException | None:
     """For its traceback: what no outage explains."""
     return None if isinstance(error, TaskmillError | TimeoutError | OSError) else error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from taskmill.model.state import Status, Verb
 from taskmill.sql.dialect import from_now
-from taskmill.sql.schema import logs, runs, task_payloads, tasks
+from taskmill.sql.schema import logs, meta, runs, task_payloads, tasks
 from taskmill.tasks.journal import Change, append
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.scan import due_ids
@@ -61,6 +62,22 @@ async def retain_batch(mill: Mill, status: Status, days: float, batch: int = 100
     if gone:
         mill.hint("journal")
     return gone
+
+
+_NAME: Final = "retained"
+
+
+def retained_until(connection: Connection) -> datetime | None:
+    """The daily retention that was done last, by any scheduler; None before the first."""
+    found = connection.execute(sa.select(meta.c.value).where(meta.c.name == _NAME)).scalar()
+    return None if found is None else datetime.fromisoformat(found)
+
+
+def note_retained(connection: Connection, at: datetime) -> None:
+    """Remember it. Twice is once."""
+    values = {"value": at.isoformat()}
+    if not connection.execute(sa.update(meta).where(meta.c.name == _NAME).values(values)).rowcount:
+        connection.execute(sa.insert(meta).values(name=_NAME, **values))
 
 
 def _change(row: Any) -> Change:

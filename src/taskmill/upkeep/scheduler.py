@@ -28,7 +28,7 @@ from taskmill.upkeep.measure import measure, report
 from taskmill.upkeep.options import UpkeepOptions
 from taskmill.upkeep.promote import promote_due
 from taskmill.upkeep.rescue import rescue_lost
-from taskmill.upkeep.retain import retain_batch
+from taskmill.upkeep.retain import note_retained, retain_batch, retained_until
 from taskmill.upkeep.verify import Verifier, drop_dead
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ class Scheduler:
         self._changed = asyncio.Event()
         self._low = 0
         self._reported = boottime()
-        self._retained = _last_retention(datetime.now(UTC), options.retain_hour)
+        self._retained: datetime | None = None
         self.leadership = Leadership(mill.db, new_id(), options.leader_ttl)
         self.verifier = Verifier(mill, mill.index, options) if mill.index is not None else None
 
@@ -150,12 +150,19 @@ class Scheduler:
         last = _last_retention(datetime.now(UTC), self._options.retain_hour)
         if last == self._retained:
             return 30.0
-        gone = await retain_once(self._mill, self._options)
-        if gone:
-            return 0.05
-        await self._mill.db.write(lambda c: workers.forget_dead(c, self._mill.options.worker_ttl * FORGET))
+        # A machine that sleeps at that hour makes up for it; a new installation waits for its first.
+        done = await self._mill.db.read(retained_until)
+        if done is not None and done < last:
+            if await retain_once(self._mill, self._options):
+                return 0.05
+            await self._mill.db.write(
+                lambda c: workers.forget_dead(c, self._mill.options.worker_ttl * FORGET)
+            )
+            log.info("retain.done", day=last.isoformat())
+        if done is None or done < last:
+            await self._mill.db.write(lambda c: note_retained(c, last))
         self._retained = last
-        log.info("retain.done", day=last.isoformat())
+        self._low = 0  # rows of the journal that became visible behind it
         return 30.0
 
     async def _verify(self) -> float:
