@@ -94,6 +94,7 @@ class Edge:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
+        body = _Body(scope, receive, self._body_limit, self._body_timeout)
 
         async def told(message: Message) -> None:
             nonlocal started
@@ -103,16 +104,19 @@ class Edge:
                 headers["X-Request-Id"] = scope[REQUEST_ID]
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+            elif body.unread and not message.get("more_body", False):
+                # The answer goes out whole, and ends when the body has come in.
+                await send({**message, "more_body": True})
+                await body.drain()
+                message = {"type": "http.response.body"}
             await send(message)
 
-        body = _Body(scope, receive, self._body_limit, self._body_timeout)
         try:
             await self._app(scope, body.receive, told)
         except TaskmillError as error:
             if started:
                 raise
-            answer = body.drained(told) if isinstance(error, PayloadTooLarge) else told
-            await refused(scope, error)(scope, receive, answer)
+            await refused(scope, error)(scope, receive, told)
         except Exception:
             log.exception("request.failed", path=scope["path"][:200])
             if started:
@@ -129,10 +133,17 @@ class _Body:
         self._limit = limit
         self._left = limit
         self._deadline = asyncio.get_running_loop().time() + timeout
-        self._complete = False
+        self._complete = True
         for name, value in scope["headers"]:
+            if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+                self._complete = False
             if name == b"content-length" and _DIGITS.fullmatch(value) and int(value) > limit:
                 self._left = -1
+
+    @property
+    def unread(self) -> bool:
+        """Whether more of it may come."""
+        return not self._complete
 
     async def receive(self) -> Message:
         if self._complete:
@@ -143,27 +154,19 @@ class _Body:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
+            self._complete = True  # nothing more is waited for
             raise RequestTimeout("The body of the request did not arrive in time.") from None
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             self._complete = not message.get("more_body", False)
             if self._left < 0:
                 raise self._too_large()
+        else:
+            self._complete = True
         return message
 
-    def drained(self, send: Send) -> Send:
-        """Sends an answer whole, and ends it when the body has come in or the bounds are reached."""
-
-        async def told(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                await send({**message, "more_body": True})
-                await self._drain()
-                message = {"type": "http.response.body"}
-            await send(message)
-
-        return told
-
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
+        """Throws away what still comes, within the bounds of lingering."""
         left = LINGER_BYTES
         try:
             async with asyncio.timeout(LINGER_SECONDS):
