@@ -65,17 +65,20 @@ class RunPort(Protocol):
 class Cancelled:
     """Whether the run shall stop. True or false; `await ctx.cancelled` and `ctx.cancelled.wait(5)` wait for it."""
 
-    __slots__ = ("_event", "_lock", "_waiting", "reason")
+    __slots__ = ("_event", "_lock", "_waiting", "reason", "seen")
 
     def __init__(self) -> None:
         self.reason: str | None = None
         """`cancel`, `timeout`, `drain` (the worker stops) or `lost` (the task's lease ran out)."""
+        self.seen = False
+        """The handler has looked, and found it true."""
         self._event: threading.Event | None = None
         self._waiting: list[concurrent.futures.Future[None]] = []
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
-        return self.reason is not None
+        self.seen = self.seen or self.reason is not None
+        return self.seen
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks a plain function until the run shall stop, at most `timeout` seconds; whether it shall."""
@@ -83,7 +86,8 @@ class Cancelled:
             self._event = event = self._event or threading.Event()
             if self.reason is not None:
                 event.set()
-        return event.wait(timeout)
+        event.wait(timeout)
+        return bool(self)
 
     def __await__(self) -> Generator[Any, None, None]:
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -92,7 +96,8 @@ class Cancelled:
                 self._waiting.append(future)
             else:
                 future.set_result(None)
-        return asyncio.wrap_future(future).__await__()
+        yield from asyncio.wrap_future(future).__await__()
+        self.seen = True
 
     def set(self, reason: str) -> None:
         """Only for the runner. The first reason stays."""
@@ -149,7 +154,8 @@ class Context:
         self.type = type
         self.payload = payload
         self.cancelled = Cancelled()
-        """An async handler is cancelled by itself; a plain function looks here and returns."""
+        """An async handler is cancelled by itself; a plain function looks here and returns. While the worker stops, who
+        has looked, or raises, has not finished: the task is given back, whatever it brings."""
 
     @property
     def task_id(self) -> str:

@@ -214,6 +214,23 @@ async def test_what_a_handler_brings_after_a_cancel_counts() -> None:
     assert (await run(raiser(ValueError("x")), late)).ended is Ended.TIMEOUT
 
 
+@pytest.mark.parametrize("error", [ValueError("x"), Fail("stopped before it was done"), Retry("later")])
+async def test_what_is_raised_during_a_drain_is_no_failure(error: Exception) -> None:
+    """The worker asked for the stop: no attempt is spent, and Fail does not end the task."""
+    ctx = context()
+    ctx.cancelled.set("drain")
+    assert (await run(raiser(error), ctx)).ended is Ended.RELEASED
+
+
+async def test_who_returns_because_the_worker_stops_has_not_finished() -> None:
+    """A function that looked at ctx.cancelled is given back; the value of one that never looked counts."""
+    ctx = context()
+    ctx.cancelled.set("drain")
+    assert (await run(lambda: 1, ctx)).ended is Ended.SUCCEEDED
+    for look in (lambda: bool(ctx.cancelled), lambda: ctx.cancelled.wait(0)):
+        assert (await run(look, ctx)).ended is Ended.RELEASED
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

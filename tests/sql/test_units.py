@@ -81,6 +81,22 @@ async def test_a_deadlock_retries_the_whole_unit(database: Database) -> None:
 
 
 @servers
+async def test_a_statement_that_was_killed_is_tried_again(database: Database) -> None:
+    """By an administrator, or for a limit of the server: the unit comes again as a whole, and is no refusal of its data."""
+    tries: list[int] = []
+
+    def work(c: Connection) -> None:
+        tries.append(c.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one())
+        c.execute(INSERT.values(name="killed", value=str(len(tries))))
+        if len(tries) == 1:
+            c.exec_driver_sql(f"KILL QUERY {tries[0]}")
+
+    await database.write(work)
+    query = sa.select(schema.meta.c.value)
+    assert await database.read(lambda c: c.execute(query).scalar_one()) == "2"
+
+
+@servers
 @pytest.mark.parametrize("how", ["cancelled", "timed out"])
 async def test_replies_never_cross(store_url: str, how: str) -> None:
     """A unit that was cancelled or timed out in the middle of a statement: its connection is closed, and the next unit

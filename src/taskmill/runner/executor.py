@@ -60,8 +60,9 @@ def stopped(reason: str) -> Outcome:
 
 
 def succeeded(value: Any, ctx: Context) -> Outcome:
-    if ctx.cancelled.reason == TIMEOUT:
-        return stopped(TIMEOUT)
+    reason = ctx.cancelled.reason
+    if reason == TIMEOUT or (reason == DRAIN and ctx.cancelled.seen):
+        return stopped(reason)
     if value is None:
         return _NOTHING
     try:
@@ -77,7 +78,8 @@ def succeeded(value: Any, ctx: Context) -> Outcome:
 
 def failed(error: BaseException, ctx: Context) -> Outcome:
     reason = ctx.cancelled.reason
-    if reason == TIMEOUT or (reason is not None and isinstance(error, asyncio.CancelledError)):
+    # A drain asks for the stop: whatever the handler says on its way out, Fail included, is no failure of the task.
+    if reason in (TIMEOUT, DRAIN) or (reason is not None and isinstance(error, asyncio.CancelledError)):
         return stopped(reason)
     after = error.after if isinstance(error, Retry) else None
     return Outcome(

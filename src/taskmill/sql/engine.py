@@ -36,9 +36,11 @@ UNIT_TIMEOUT: Final = 5.0
 PATIENCE: Final = 15.0
 """Seconds for all tries of a write together."""
 
-RETRY_CODES: Final = frozenset({1213, 1205, 1020})
-"""Deadlock, lock wait timeout (which rolls back only the statement), changed snapshot: the whole unit again."""
-LOST_CODES: Final = frozenset({2006, 2013, 2014, 2055, 1053, 1927, 4031})
+RETRY_CODES: Final = frozenset({1213, 1205, 1020, 1206})
+"""Deadlock, lock wait timeout (which rolls back only the statement), changed snapshot, full lock table: the whole unit
+again."""
+LOST_CODES: Final = frozenset({2006, 2013, 2014, 2055, 1053, 1927, 4031, 1317, 1969, 3024})
+"""The last three: somebody, or a limit of the server, ended the statement. It may have been the COMMIT."""
 READ_ONLY_CODES: Final = frozenset({1290, 1836, 1792})
 FULL_CODES: Final = frozenset({1021, 1114, 1040, 1203, 1226})
 
