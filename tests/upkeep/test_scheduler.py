@@ -16,6 +16,7 @@ from taskmill.model.state import Priority, Status
 from taskmill.sql import schema
 from taskmill.tasks import workers
 from taskmill.upkeep.fold import fold_journal
+from taskmill.upkeep.leader import Leadership
 from taskmill.upkeep.measure import measure, report
 from taskmill.upkeep.options import UpkeepOptions
 from taskmill.upkeep.retain import note_retained
@@ -134,6 +135,21 @@ async def test_queue_health_is_reported_by_itself(world: World) -> None:
         async with working(Scheduler(world.mill, replace(QUICK, measure=0.05, report=0.1))):
             await wait_until(lambda: any(line.get("queued") == 3 for line in logs))
     assert value("queue_size", {"queue": "default", "priority": "NORMAL"}) == 3
+
+
+@pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
+async def test_who_does_not_lead_measures_nothing(world: World) -> None:
+    """The gauges of the whole installation have no value before the first lead, and none after the last."""
+    await world.submit()
+    value = world.mill.probes.registry.get_sample_value
+    assert value("workers_live") is None
+    scheduler = Scheduler(world.mill, replace(QUICK, measure=0.05))
+    async with working(scheduler):
+        await wait_until(lambda: value("journal_lag_rows") is not None)
+        scheduler.leadership = Leadership(world.mill.db, new_id(), 60)
+        await wait_until(lambda: value("workers_live") is None)
+        size = value("queue_size", {"queue": "default", "priority": "NORMAL"})
+        assert (size, value("journal_lag_rows")) == (None, None)
 
 
 async def test_the_gauges_are_exact(world: World) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -18,6 +18,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -38,6 +39,26 @@ a time series in every process and in Prometheus."""
 RUN_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 WAIT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 VERB_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+class Measured(Gauge):
+    """A gauge without labels that has no value until it was set, and none after `clear`: what the leading scheduler
+    measures for all would be a false zero in every other process."""
+
+    known = False
+
+    def set(self, value: float) -> None:
+        super().set(value)
+        self.known = True
+
+    def clear(self) -> None:
+        self.known = False
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in super().collect():
+            if not self.known:
+                metric.samples.clear()
+            yield metric
 
 
 class Probes:
@@ -84,14 +105,20 @@ class Probes:
         self.index_refills = self._counter("index_refills", "Times the index was filled from SQL.")
         self.index_repairs = self._counter("index_repairs", "Entries of the index that verify put right.")
         self.index_errors = self._counter("index_errors", "Calls of the index that failed.")
-        self.journal_lag_rows = self._gauge("journal_lag_rows", "Journal rows that are not folded yet.")
-        self.journal_lag_seconds = self._gauge("journal_lag_seconds", "Age of the oldest row not folded yet.")
+        self.journal_lag_rows = Measured(
+            "journal_lag_rows", "Journal rows that are not folded yet.", registry=self.registry
+        )
+        self.journal_lag_seconds = Measured(
+            "journal_lag_seconds", "Age of the oldest row not folded yet.", registry=self.registry
+        )
         self.loop_failures = self._counter("loop_failures", "Turns of a service loop that failed.", "loop")
         self.logs_dropped = self._counter(
             "logs_dropped", "Lines of handlers dropped because SQL was too slow."
         )
         self.feed_clients = self._gauge("feed_clients", "Open subscriptions.")
-        self.workers_live = self._gauge("workers_live", "Workers seen within their lease.")
+        self.workers_live = Measured(
+            "workers_live", "Workers seen within TASKMILL_WORKER_TTL.", registry=self.registry
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -101,6 +128,15 @@ class Probes:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+    def forget_measured(self) -> None:
+        """What is measured for all belongs to the process that leads, and to no other."""
+        queues, lags = (
+            (self.queue_size, self.queue_oldest_seconds),
+            (self.journal_lag_rows, self.journal_lag_seconds),
+        )
+        for gauge in (*queues, *lags, self.workers_live):
+            gauge.clear()
 
     def queue_label(self, name: str) -> str:
         """The label for a queue: its name, or "other" once LABEL_LIMIT different ones were seen."""

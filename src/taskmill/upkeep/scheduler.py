@@ -71,7 +71,6 @@ class Scheduler:
             ("rescue", self._rescue, None),
             ("fold", self._fold, self._changed),
             ("trim", self._trim, None),
-            ("measure", self._measure, None),
             ("retain", self._retain, None),
         ]
         if self.verifier is not None:
@@ -86,6 +85,7 @@ class Scheduler:
                 ]
                 group.create_task(self._loop("leader", self.leadership.run_once, None))
                 loops = [group.create_task(self._loop(n, self._led(job), wake)) for n, job, wake in jobs]
+                loops.append(group.create_task(self._loop("measure", self._measure, None)))
                 await self._stop.wait()
                 await asyncio.wait(loops)
                 for task in hearing:
@@ -140,6 +140,9 @@ class Scheduler:
         return 0.0
 
     async def _measure(self) -> float:
+        if not self.leadership.held:
+            self._mill.probes.forget_measured()
+            return min(FOLLOWING, self._options.leader_ttl / 3)
         health = await measure(self._mill)
         if boottime() - self._reported >= self._options.report:
             self._reported = boottime()
