@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from taskmill.sql import hot
 from taskmill.sql.engine import Database
 
 
@@ -26,15 +28,28 @@ class Sent:
 def listening(connection: Connection) -> Iterator[list[Sent]]:
     """The statements of one connection."""
     sent: list[Sent] = []
+    query = hot._query
 
     def heard(_c: Any, _cursor: Any, text: str, values: Any, _context: Any, many: bool) -> None:
         sent.append(Sent(text, values, many))
 
+    async def packet(driver: Any, text: str) -> Any:
+        """The hot path goes past SQLAlchemy: several statements in one text, values in it as hexadecimal."""
+        if driver is connection.connection.driver_connection:
+            sent.extend(Sent(one, _documents(one), False) for one in text.split(";"))
+        return await query(driver, text)
+
     sa.event.listen(connection, "before_cursor_execute", heard)
+    hot._query = packet
     try:
         yield sent
     finally:
+        hot._query = query
         sa.event.remove(connection, "before_cursor_execute", heard)
+
+
+def _documents(text: str) -> list[str]:
+    return [bytes.fromhex(found).decode() for found in re.findall(r"_utf8mb4 x'([0-9a-f]*)'", text)]
 
 
 class Undo(Exception):
@@ -57,7 +72,9 @@ def plan(connection: Connection, sent: Sent) -> list[Access]:
     if connection.dialect.name == "sqlite":
         rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sent.text}", sent.values).all()
         return [_sqlite(sent.text, r[3]) for r in rows]
-    found = connection.exec_driver_sql(f"EXPLAIN FORMAT=TRADITIONAL {sent.text}", sent.values).mappings()
+    found = connection.exec_driver_sql(
+        f"EXPLAIN FORMAT=TRADITIONAL {sent.text}", () if isinstance(sent.values, list) else sent.values
+    ).mappings()
     # The table that an INSERT writes to is shown as one that is read whole.
     inserts = sent.text.lstrip().upper().startswith("INSERT")
     accesses = [

@@ -22,6 +22,7 @@ from taskmill.model.ids import new_op
 from taskmill.model.state import Priority, Status, Verb
 from taskmill.model.task import Claimed, Registry
 from taskmill.sql.dialect import db_now, from_now
+from taskmill.sql.hot import Hot, run
 from taskmill.sql.schema import task_payloads, tasks
 from taskmill.tasks.journal import Change, append
 from taskmill.tasks.scan import Position, page_query
@@ -88,7 +89,7 @@ class Statement:
     def __init__(self, registry: Registry, default: int) -> None:
         # `status + 0`: with a plain comparison the optimizer leaves the primary key for the status index when few rows
         # have the status; two claimers then lock in opposite orders.
-        self.any = (
+        update = (
             sa.update(tasks)
             .where(_T.id.in_(_IDS), _T.status + 0 == int(Status.QUEUED))
             .values(
@@ -104,23 +105,28 @@ class Statement:
                 progress=None,
             )
         )
-        self.plain = self.any.where(_T.suspect + 0 == 0)
+        self.any = Hot(update)
+        self.plain = Hot(update.where(_T.suspect + 0 == 0))
 
 
 def claim(connection: Connection, ids: Sequence[bytes], this: Claim, statement: Statement) -> Taken:
     """Claim what is claimable among `ids`, write the journal row, and say what became of each."""
     ids = sorted(ids)
     values = {"op": this.op, "worker": this.worker, "lease": this.lease}
-    connection.execute(statement.plain, {"ids": ids, **values})
-    rows = _read_back(connection, ids, this)
-    taken = {row.id for row in rows}
+    rows = _claim(connection, statement.plain, ids, values)
+    taken = {row[0] for row in rows}
     states = _states(connection, [i for i in ids if i not in taken])
     suspects = [i for i, (status, suspect) in states.items() if status == Status.QUEUED and suspect]
     room = suspects[: this.suspects]
     if room:
-        connection.execute(statement.any, {"ids": sorted(room), **values})
-        rows += [r for r in _read_back(connection, room, this) if r.id not in taken]
+        rows += [r for r in _claim(connection, statement.any, sorted(room), values) if r[0] not in taken]
     return _taken(connection, ids, rows, states, this)
+
+
+def _claim(connection: Connection, update: Hot, ids: Sequence[bytes], values: Mapping[str, Any]) -> list[Any]:
+    """Update by id, and read back by id and operation, in one round trip."""
+    values = {"ids": ids, **values}
+    return list(run(connection, (update, values), (_READ_BACK, values))[1].rows)
 
 
 def claim_again(
@@ -132,11 +138,13 @@ def claim_again(
     that now stands, or will, comes with the answer: its own reply may be lost as well.
     """
     ids = sorted(ids)
-    rows = _read_back(connection, ids, this, lock=True)
+    values = {"ids": ids, "op": this.op}
+    # By id and operation: the answer to "did my commit happen?".
+    rows = list(connection.execute(_READ_BACK_LOCKED, values))
     if not rows:
         anew = replace(this, op=new_op())
         return claim(connection, ids, anew, statement), anew
-    states = _states(connection, [i for i in ids if i not in {r.id for r in rows}])
+    states = _states(connection, [i for i in ids if i not in {r[0] for r in rows}])
     return _taken(None, ids, rows, states, this), this
 
 
@@ -150,20 +158,14 @@ def max_retries_of(registry: Registry, default: int) -> sa.ColumnElement[Any]:
     return sa.func.coalesce(_T.max_retries, sa.case(*whens, else_=None)) if whens else _T.max_retries
 
 
-_READ_BACK: Final = (
+_read_back: Final = (
     sa.select(*_READ)
     .join(task_payloads, task_payloads.c.id == _T.id)
     .where(_T.id.in_(_IDS), _T.op_id == sa.bindparam("op"), _T.status + 0 == int(Status.PROCESSING))
     .order_by(_T.id)
 )
-_READ_BACK_LOCKED: Final = _READ_BACK.with_for_update()
-
-
-def _read_back(connection: Connection, ids: Sequence[bytes], this: Claim, *, lock: bool = False) -> list[Any]:
-    """By id and operation: also the answer to "did my commit happen?"."""
-    query = _READ_BACK_LOCKED if lock else _READ_BACK
-    return list(connection.execute(query, {"ids": list(ids), "op": this.op}))
-
+_READ_BACK: Final = Hot(_read_back)
+_READ_BACK_LOCKED: Final = _read_back.with_for_update()
 
 _STATES: Final = sa.select(_T.id, _T.status, _T.suspect).where(_T.id.in_(_IDS))
 

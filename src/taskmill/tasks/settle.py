@@ -20,6 +20,7 @@ from taskmill.model.ids import new_op
 from taskmill.model.state import TERMINAL, Status, Verb
 from taskmill.model.task import ERROR_LIMIT, TRACEBACK_LIMIT, Claimed, Ended, Outcome
 from taskmill.sql.dialect import Shape, db_now, docs, from_now, unhex
+from taskmill.sql.hot import Hot, run
 from taskmill.sql.schema import runs, tasks
 from taskmill.tasks.journal import Change, append
 from taskmill.tasks.mill import Mill
@@ -87,8 +88,8 @@ def _write(*, guard: bool) -> sa.Update:
     )
 
 
-_BLIND: Final = _write(guard=True)
-_LOCKED: Final = _write(guard=False)
+_BLIND: Final = Hot(_write(guard=True))
+_LOCKED: Final = Hot(_write(guard=False))
 
 _RUN: Final = Shape(
     "r",
@@ -228,10 +229,10 @@ def _record(connection: Connection, batch: Sequence[Settlement], verb: Verb) -> 
     append(connection, verb, [_change(s) for s in batch])
 
 
-def _write_all(connection: Connection, statement: sa.Update, batch: Sequence[Settlement]) -> int:
+def _write_all(connection: Connection, statement: Hot, batch: Sequence[Settlement]) -> int:
     """Rows matched. Sorted by id: they are locked in this order, and a renewal or a rescue locks the same rows so too."""
     rows = (_values(s) for s in sorted(batch, key=lambda s: s.claimed.id))
-    return sum(connection.execute(statement, {"rows": part}).rowcount for part in docs(rows))
+    return sum(run(connection, (statement, {"rows": part}))[0].matched for part in docs(rows))
 
 
 def _values(s: Settlement) -> list[Any]:
