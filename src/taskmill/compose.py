@@ -17,16 +17,18 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from taskmill import __version__
+from taskmill.errors import StartError
 from taskmill.index.connect import connect
 from taskmill.index.embedded import EmbeddedValkey, find_binary
 from taskmill.index.index import Index
 from taskmill.index.wake import Bell, LocalBell, RedisBell
 from taskmill.model.backoff import loop_delay
+from taskmill.model.clock import boottime
 from taskmill.runtime.probes import Probes, ProbeServer
 from taskmill.runtime.service import Service, run_services
 from taskmill.sql import migrate as schema
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from taskmill.worker.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
+
+STABLE: Final = 60.0
+"""Seconds after which the embedded Valkey counts as healthy: its death starts the backoff anew."""
 
 
 async def up(settings: Settings) -> int:
@@ -224,7 +229,8 @@ class Parts:
 
 
 class EmbeddedIndex:
-    """The embedded Valkey as a service: started again when it dies. What it held is refilled from SQL."""
+    """The embedded Valkey as a service: started again when it dies, as often as that takes: meanwhile SQL alone goes on.
+    What it held is refilled from SQL."""
 
     name = "valkey"
 
@@ -242,7 +248,7 @@ class EmbeddedIndex:
         self._stop.set()
 
     async def run(self) -> None:
-        deaths = 0
+        deaths, began = 0, boottime()
         stopped = asyncio.create_task(self._stop.wait())
         try:
             while not self._stop.is_set():
@@ -251,15 +257,27 @@ class EmbeddedIndex:
                 if self._stop.is_set():
                     died.cancel()
                     return
-                deaths += 1
+                deaths = 1 if boottime() - began > STABLE else deaths + 1
                 log.warning(
                     "the embedded Valkey ended, and is started again", status=died.result(), deaths=deaths
                 )
-                await asyncio.wait((stopped,), timeout=loop_delay(deaths, self._rng))
-                if not self._stop.is_set():
-                    await self.start()
+                began = await self._restart(stopped, deaths)
         finally:
             stopped.cancel()
+
+    async def _restart(self, stopped: asyncio.Task[Any], tries: int) -> float:
+        """Until it answers, or we are stopped; when that was, by `boottime()`."""
+        while True:
+            await asyncio.wait((stopped,), timeout=loop_delay(tries, self._rng))
+            if self._stop.is_set():
+                return boottime()
+            try:
+                await self.start()
+            except (StartError, OSError) as error:
+                tries += 1
+                log.warning("the embedded Valkey does not start", error=str(error), tries=tries)
+            else:
+                return boottime()
 
     async def close(self) -> None:
         await self._valkey.stop()

@@ -12,9 +12,13 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from taskmill.compose import EmbeddedIndex
 from taskmill.errors import StartError
 from taskmill.index import embedded
 from taskmill.index.connect import IndexOptions
@@ -275,3 +279,33 @@ def test_no_server_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert find_binary() is None
+
+
+async def test_a_server_that_died_and_does_not_start_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`up` lives on SQL alone meanwhile: neither an error of ours nor one of the system ends it."""
+    binary = find_binary()
+    assert binary is not None
+    valkey = EmbeddedValkey(binary)
+    settings: Any = SimpleNamespace(data_folder=lambda: folder)
+    service = EmbeddedIndex(valkey, settings, Random(1))
+    await service.start()
+    refusals: list[Exception] = [StartError("no answer"), OSError("no process left")]
+    start = valkey.start
+
+    async def refused(where: Path) -> str:
+        if refusals:
+            raise refusals.pop()
+        return await start(where)
+
+    monkeypatch.setattr(valkey, "start", refused)
+    running_service = asyncio.create_task(service.run())
+    first = valkey.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    await wait_until(lambda: running_service.done() or valkey.pid not in (None, first))
+    assert refusals == []
+    service.stop()
+    await asyncio.wait_for(running_service, 5)
+    await service.close()
