@@ -32,7 +32,8 @@ class Batcher(Generic[I, R]):
     `write(items)` returns an answer for each item, in order; an exception instance among the answers is raised for
     that item alone, one raised by `write` for all of its items. Bounds: `rows` and `bytes` per batch, `waiting` items
     in line (beyond it `put` raises Unavailable at once: the caller is told, nothing grows), `lanes` writes in flight.
-    A cancelled `put` may still be written: cancelling does not undo.
+    A cancelled `put` may still be written: cancelling does not undo. What has not begun is left out, so that a stop
+    during an outage does not write for callers that are gone.
     """
 
     def __init__(
@@ -80,7 +81,10 @@ class Batcher(Generic[I, R]):
 
     def _pump(self) -> None:
         while self._line and len(self._busy) < self._lanes:
-            task = asyncio.create_task(self._run(self._take()), name=f"batch:{self._name}")
+            batch = self._take()
+            if not batch:
+                return
+            task = asyncio.create_task(self._run(batch), name=f"batch:{self._name}")
             self._busy.add(task)
             task.add_done_callback(self._done)
 
@@ -93,6 +97,9 @@ class Batcher(Generic[I, R]):
         rows = size = 0
         while self._line:
             head = self._line[0]
+            if head.future.cancelled():
+                self._line.popleft()
+                continue
             if batch and (rows + head.size > self._rows or size + head.cost > self._bytes):
                 break
             batch.append(self._line.popleft())
