@@ -25,7 +25,8 @@ from sqlalchemy.util.concurrency import await_
 DRIVER: Final = "mysql+taskmill"
 FLAGS: Final = CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS
 _PARAMETER: Final = re.compile(r"%%|%s|\(?__\[POSTCOMPILE_\w+\]\)?")
-_MORE_RESULTS: Final = 8
+PACKET: Final = 1024 * 1024
+"""Characters that statements may have together to travel in one packet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,19 @@ class Hot:
 
 
 def run(connection: Connection, *calls: tuple[Hot, Mapping[str, Any]]) -> list[Answer]:
-    """Execute the statements one after the other, in one round trip; an answer each. The first error ends it, and is
-    what SQLAlchemy would have raised."""
+    """Execute the statements one after the other, in one round trip as long as they are small; an answer each. The first
+    error ends it, and is what SQLAlchemy would have raised."""
     if not isinstance(connection.dialect, Dialect):
         return [_execute(connection, hot, values) for hot, values in calls]
-    return connection.dialect.send(
-        connection, ";".join(hot.text(connection, values) for hot, values in calls)
-    )
+    answers: list[Answer] = []
+    packet: list[str] = []
+    for hot, values in calls:
+        text = hot.text(connection, values)
+        if packet and sum(map(len, packet)) + len(text) > PACKET:
+            answers += connection.dialect.send(connection, ";".join(packet))
+            packet = []
+        packet.append(text)
+    return answers + connection.dialect.send(connection, ";".join(packet))
 
 
 def run_last(connection: Connection, hot: Hot, values: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from taskmill.model.state import Status, Verb
 from taskmill.model.task import NewTask
 from taskmill.runtime.batcher import Batcher
 from taskmill.sql.dialect import Shape, db_now, docs, unhex
+from taskmill.sql.hot import Hot, run
 from taskmill.sql.schema import task_payloads, tasks
 from taskmill.tasks.journal import Change, append
 from taskmill.tasks.mill import Mill
@@ -58,8 +59,8 @@ def _insert_payloads() -> sa.Insert:
     return sa.insert(task_payloads).from_select(["id", "payload"], sa.select(unhex(v.c.id), v.c.payload))
 
 
-_INSERT_TASKS: Final = _insert_tasks()
-_INSERT_PAYLOADS: Final = _insert_payloads()
+_INSERT_TASKS: Final = Hot(_insert_tasks())
+_INSERT_PAYLOADS: Final = Hot(_insert_payloads())
 _NOW: Final = sa.select(db_now())
 
 
@@ -67,10 +68,9 @@ def submit(connection: Connection, new: Sequence[tuple[bytes, NewTask]]) -> list
     """Insert the tasks under the ids given, and their journal row. All or nothing."""
     now: datetime = connection.execute(_NOW).scalar_one()
     rows = [_row(id_, task, now) for id_, task in new]
-    for part in docs(_values(r) for r in rows):
-        connection.execute(_INSERT_TASKS, {"rows": part})
-    for part in docs((id_, task.payload) for id_, task in new):
-        connection.execute(_INSERT_PAYLOADS, {"rows": part})
+    inserts = [(_INSERT_TASKS, {"rows": part}) for part in docs(_values(r) for r in rows)]
+    inserts += [(_INSERT_PAYLOADS, {"rows": part}) for part in docs((id_, task.payload) for id_, task in new)]
+    run(connection, *inserts)
     append(connection, Verb.SUBMIT, [_change(r) for r in rows])
     return rows
 
