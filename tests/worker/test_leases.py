@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from taskmill.model.task import Renewal, Renewed
+from taskmill.worker.runners import State
 from tests.support import ROOT, Processes, running, wait_until
 from tests.worker.conftest import MakeApp
 from tests.worker.kit import FakeSource, working
@@ -269,3 +270,24 @@ async def test_a_claim_that_fails_is_tried_again(source: FakeSource, make_app: M
         source.down = False
         await wait_until(lambda: source.of(task))
         assert not worker.task.done()
+
+
+async def test_a_lost_run_in_a_retired_runner_frees_its_slot(source: FakeSource, make_app: MakeApp) -> None:
+    """One thread had outstayed its time, the lease of the other is lost: nothing there counts, and the process ends."""
+    app = make_app(
+        """
+        @app.task("SHORT", timeout=0.3)
+        def s(ctx, payload): time.sleep(600)
+        @app.task("LONG")
+        def l(ctx, payload): time.sleep(600)
+        """
+    )
+    source.lease, source.requeue = 0.9, False
+    short, long = source.add("SHORT"), source.add("LONG")
+    async with working(source, app, concurrency=2) as worker:
+        old = worker.supervisor.runners._main[0]
+        await wait_until(lambda: source.ended(short) == ["TIMEOUT"] and long in source.held)
+        await wait_until(lambda: old.state is State.RETIRED)
+        source.take_away(long)
+        await wait_until(lambda: worker.supervisor.book.free == 2)
+        assert not running(old.link.pid)

@@ -161,14 +161,15 @@ class Runners:
 
     def retire(self, runner: Runner) -> None:
         """A handler in it cannot be stopped: another runner takes its place, and it ends when its other runs have."""
-        if runner.state is not State.READY or not self._options.processes:
+        if not self._options.processes:
             return
-        runner.state = State.RETIRED
-        log.warning("a runner is replaced: a handler in it cannot be stopped", pid=runner.link.pid)
-        if runner in self._main:
-            self._main.remove(runner)
-            self._spawn_main()
-        self.settle_retired(runner)
+        if runner.state is State.READY:
+            runner.state = State.RETIRED
+            log.warning("a runner is replaced: a handler in it cannot be stopped", pid=runner.link.pid)
+            if runner in self._main:
+                self._main.remove(runner)
+                self._spawn_main()
+        self.settle_retired(runner)  # also when it was retired before, for another run
 
     def settle_retired(self, runner: Runner) -> None:
         """Ends a retired runner once nothing that counts runs in it."""
