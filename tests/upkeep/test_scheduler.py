@@ -168,6 +168,8 @@ async def test_the_gauges_are_exact(world: World) -> None:
     assert 499 < health.oldest["mail"] < 600
     value = world.mill.probes.registry.get_sample_value
     assert value("queue_size", {"queue": "mail", "priority": "NORMAL"}) == 2
+    assert value("queue_size", {"queue": "default", "priority": "LOW"}) == 0
+    assert value("queue_size", {"queue": "mail", "priority": "LOW"}) is None
     assert value("journal_lag_rows") == 1
     assert value("workers_live") == 1
     with capture_logs() as logs:

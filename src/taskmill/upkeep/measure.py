@@ -16,7 +16,7 @@ from taskmill.sql.schema import counts, journal, tasks
 from taskmill.tasks.journal import decode, tally
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.scan import forced
-from taskmill.tasks.workers import count_live
+from taskmill.tasks.workers import count_live, queues_of_workers
 from taskmill.upkeep.fold import journal_lag
 
 log = structlog.get_logger(__name__)
@@ -72,10 +72,15 @@ async def measure(mill: Mill) -> Health:
     sizes = await mill.db.snapshot(queue_sizes)
     ages = await mill.db.read(oldest_ages)
     lag_rows, lag_seconds = await journal_lag(mill)
-    live = await mill.db.read(lambda c: count_live(c, mill.options.worker_ttl))
+    ttl = mill.options.worker_ttl
+    live = await mill.db.read(lambda c: count_live(c, ttl))
+    served = await mill.db.read(lambda c: queues_of_workers(c, ttl))
     probes = mill.probes
     probes.queue_size.clear()
-    sums: dict[tuple[str, str], int] = {}
+    # An empty queue that is served has a size too: 0.
+    sums = {
+        (probes.queue_label(queue), priority.name): 0 for queue in sorted(served) for priority in Priority
+    }
     for (queue, priority), n in sizes.items():
         key = (probes.queue_label(queue), priority.name)
         sums[key] = sums.get(key, 0) + n
