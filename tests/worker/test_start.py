@@ -101,25 +101,3 @@ async def test_the_registry_reaches_the_source(source: FakeSource, make_app: Mak
         assert (spec.timeout, spec.max_retries, spec.isolated) == (3.0, 7, True)
         assert source.registry.get(None) is not None
         assert source.registry.types == ("B",)
-
-
-async def test_restart_brings_new_code(source: FakeSource, make_app: MakeApp, tmp_path: Path) -> None:
-    """For --reload: new runs go to new processes, a run in an old one ends there."""
-    app = make_app(
-        """
-        @app.task("PID")
-        async def p(ctx, payload):
-            await asyncio.sleep(payload)
-            return os.getpid()
-        """
-    )
-    async with working(source, app) as worker:
-        first = worker.supervisor.runners._main[0].link.pid
-        old = source.add("PID", 1.0)
-        await wait_until(lambda: any(run.sent for run in worker.supervisor.book.runs.values()))
-        worker.supervisor.runners.restart()
-        new = source.add("PID", 0)
-        await wait_until(lambda: source.of(new))
-        await wait_until(lambda: source.of(old))
-    assert source.of(old)[0].result == str(first)
-    assert source.of(new)[0].result != str(first)

@@ -178,19 +178,6 @@ class Runners:
             if any(run.reason == messages.LOST for run in runner.runs.values()):
                 runner.link.kill()  # another worker may have the task already
 
-    def restart(self) -> None:
-        """Replaces every runner, for new code: the old ones end with their last run."""
-        for runner in list(self._main):
-            if runner.state is State.READY:
-                runner.state = State.RETIRED
-                self._main.remove(runner)
-                self._spawn_main()
-                if not runner.runs:
-                    self._end(runner)
-        spare, self._spare = self._spare, []
-        for runner in spare:
-            self._end(runner)
-
     def terminate(self, runner: Runner) -> None:
         """Ends it with all that runs in it: asks, and kills after the grace."""
         if runner.state is not State.GONE:
