@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
+from structlog.testing import capture_logs
 
+from taskmill.model.task import HandlerSpec, Registry
 from taskmill.sql import schema
 from taskmill.tasks import workers
 from taskmill.tasks.cancel import cancel
@@ -102,3 +104,18 @@ async def test_a_worker_is_seen_again_whatever_kept_it_from_it(
 
     await wait_until(seen)
     beat.cancel()
+
+
+async def test_workers_that_differ_in_types_are_warned_about(world: World) -> None:
+    """At the start of the second, by queue, with the types that not all of them know."""
+    options = SourceOptions(("default", "mail"), 5, "w", "1")
+    first = LocalSource(world.mill, world.submitter, SourceOptions(("default",), 5, "w", "1"))
+    second = LocalSource(world.mill, world.submitter, options)
+    with capture_logs() as logs:
+        await first.start(REGISTRY)
+        assert logs == []
+        await second.start(Registry((HandlerSpec("T"), HandlerSpec("NEW"))))
+    [line] = [line for line in logs if line["log_level"] == "warning"]
+    assert (line["queue"], line["types"]) == ("default", ["", "NEW", "ONCE"])
+    for source in (first, second):
+        await source.close()

@@ -74,6 +74,12 @@ class LocalSource:
         self._registry = registry
         self._claimer = Claimer(self._mill, self.boot_id, self._options.queues, registry)
         await self._seen()
+        partial = await self._mill.db.read(lambda c: workers.partial_types(c, self._mill.options.worker_ttl))
+        for queue in sorted(partial.keys() & set(self._options.queues)):
+            # It works: who does not know a type gives its task back. But each such task goes the long way.
+            log.warning(
+                "workers of a queue differ in the types they know", queue=queue, types=sorted(partial[queue])
+            )
         channels = [f"worker:{self.boot_id.hex()}", *(f"queue:{q}" for q in self._options.queues)]
         for channel in channels:
             bell = await self._bells.enter_async_context(self._mill.bell.listen(channel))

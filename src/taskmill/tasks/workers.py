@@ -62,6 +62,20 @@ def known_types(connection: Connection, ttl: float) -> frozenset[tuple[str, str]
     return frozenset((q, t) for row in rows for q in json.loads(row.queues) for t in json.loads(row.types))
 
 
+def partial_types(connection: Connection, ttl: float) -> dict[str, frozenset[str]]:
+    """The types that some live workers of a queue know and others of the same queue do not, by queue."""
+    rows = connection.execute(
+        sa.select(_W.queues, _W.types).where(_W.last_seen > from_now(-ttl)).limit(10_000)
+    )
+    known: dict[str, list[frozenset[str]]] = {}
+    for row in rows:
+        types = frozenset(json.loads(row.types))
+        for queue in json.loads(row.queues):
+            known.setdefault(queue, []).append(types)
+    partial = {q: frozenset.union(*all_) - frozenset.intersection(*all_) for q, all_ in known.items()}
+    return {q: types for q, types in partial.items() if types}
+
+
 def forget_dead(connection: Connection, ttl: float) -> int:
     """Delete the rows of workers not seen for `ttl` seconds; leases live on the task's own row, so nothing hangs on it."""
     return connection.execute(sa.delete(workers).where(_W.last_seen < from_now(-ttl))).rowcount
