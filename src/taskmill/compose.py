@@ -36,6 +36,7 @@ from taskmill.sql.engine import Database, open_database
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.submit import Submitter
 from taskmill.upkeep.leader import vacate
+from taskmill.upkeep.rescue import expire_leases
 
 if TYPE_CHECKING:
     from taskmill.api.server import ApiServer
@@ -59,7 +60,9 @@ async def up(settings: Settings) -> int:
         server = await parts.api(listener)
         worker = await parts.worker()
         if settings.embedded:
-            await vacate(db)  # we hold the file's lock: after a kill -9 nobody is there to wait for
+            # We hold the file's lock: after a kill -9 there is nobody to wait for.
+            await vacate(db)
+            await expire_leases(parts.mill)
         services = [*([valkey] if valkey else []), *parts.api_services(server), parts.scheduler(), worker]
         greeting = asyncio.create_task(_greet(settings, parts, server, worker, valkey))
         stack.callback(greeting.cancel)

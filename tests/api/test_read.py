@@ -94,7 +94,7 @@ async def test_numbers(api: Api) -> None:
 
 
 DEEP = """{ tasks(limit: 100) {
-    id title description payload result error user { email } logs(limit: 5) { message } runs { attempt outcome }
+    id title description payload result error user { email } logs(limit: 5) { message } runs { attempt outcome traceback }
 } }"""
 
 
@@ -115,7 +115,7 @@ async def test_statements(api: Api) -> None:
         "mutation($i: [CreateTaskInput!]!) { createTasks(inputs: $i) { id } }", i=[{"title": "t"}] * 99
     )
     assert await cost() == one
-    assert one <= 8
+    assert one <= 9
 
 
 @every_engine
@@ -172,6 +172,8 @@ class TestHanging:
                         ended_at=AT,
                         outcome="FAILED",
                         message="no luck",
+                        error_type="ValueError",
+                        traceback=f"in line {fence}",
                     )
                 )
             live = {"name": "w2", "host": "h", "queues": "[]", "types": "[]", "slots": 1, "version": "1"}
@@ -191,6 +193,13 @@ class TestHanging:
             (1, "FAILED", "no luck", "w1"),
         ]
         assert found[0]["endedAt"] is None
+        more = "query($id: ID!) { task(id: $id) { runs { errorType traceback } } }"
+        told = (await api.ok(more, id=id_text(task_id or b"")))["task"]["runs"]
+        assert [(r["errorType"], r["traceback"]) for r in told] == [
+            (None, None),
+            ("ValueError", "in line 2"),
+            ("ValueError", "in line 1"),
+        ]
         assert len((await api.ok(query, id=id_text(task_id or b""), l=2))["task"]["runs"]) == 2
 
 

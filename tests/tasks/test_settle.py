@@ -11,10 +11,11 @@ from taskmill.model.backoff import Backoff
 from taskmill.model.decide import Policy
 from taskmill.model.ids import new_id
 from taskmill.model.state import Status, Verb
-from taskmill.model.task import ERROR_LIMIT, Ended, HandlerSpec, Outcome, Registry
+from taskmill.model.task import ERROR_LIMIT, Ended, HandlerSpec, Outcome, Registry, Renewal
 from taskmill.sql.engine import Database
 from taskmill.tasks import workers
 from taskmill.tasks.cancel import cancel
+from taskmill.tasks.renew import renew_leases
 from taskmill.tasks.settle import RUNS_KEPT, Settlement, prepare, settle_looking
 from tests.tasks.kit import ANN, CRASHED, DONE, FAILED, POLICY, RELEASED, World, new
 
@@ -31,6 +32,14 @@ async def test_success_completes(world: World) -> None:
     assert row.completed_at == row.check_at == row.updated_at
     assert await world.runs(run.id) == []
     assert (await world.steps(run.id))[-1] == ("settle", Status.PROCESSING, Status.COMPLETED, 1)
+
+
+async def test_a_completed_task_has_made_all_its_progress(world: World) -> None:
+    """The last report of a run may not have ridden on a renewal. A run that never reported has none."""
+    reported, silent = await world.running(n=2)
+    await renew_leases(world.mill, [Renewal(reported.id, 1, 0.25)])
+    await world.settle((reported, DONE), (silent, DONE))
+    assert [r.progress for r in await world.rows(reported.id, silent.id)] == [1.0, None]
 
 
 async def test_failure_with_attempts_left_waits_and_leaves_a_run(world: World) -> None:

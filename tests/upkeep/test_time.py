@@ -26,7 +26,7 @@ from taskmill.tasks.scan import due_ids, next_due
 from taskmill.tasks.update import TaskChanges, update
 from taskmill.upkeep.options import UpkeepOptions
 from taskmill.upkeep.promote import promote, promote_due
-from taskmill.upkeep.rescue import rescue, rescue_lost
+from taskmill.upkeep.rescue import expire_leases, rescue, rescue_lost
 from taskmill.upkeep.retain import retain, retain_batch
 from taskmill.upkeep.scheduler import retain_once
 from tests.tasks.kit import ANN, DONE, FAILED, POLICY, World, new
@@ -136,6 +136,15 @@ async def test_a_lease_that_ran_out_is_rescued(world: World) -> None:
     assert (await world.row(alive.id)).status is Status.PROCESSING
     assert (await world.steps(lost.id))[-1] == ("rescue", Status.PROCESSING, Status.PENDING, 1)
     await world.exact()
+
+
+async def test_leases_of_the_dead_end_at_once_where_they_are_known_to_be_dead(world: World) -> None:
+    """The owner of a SQLite file's lock need not wait for the leases of the process before it."""
+    [run] = await world.running()
+    assert await rescue_lost(world.mill, 10) == 0
+    await expire_leases(world.mill)
+    assert await rescue_lost(world.mill, 10) == 1
+    assert (await world.row(run.id)).status is Status.PENDING
 
 
 async def test_a_rescued_run_is_stale(world: World) -> None:

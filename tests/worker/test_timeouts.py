@@ -65,7 +65,7 @@ async def test_a_thread_is_settled_at_once_and_keeps_its_slot(source: FakeSource
 async def test_a_thread_sees_that_its_time_is_up(
     source: FakeSource, make_app: MakeApp, tmp_path: Path
 ) -> None:
-    """A plain function that waits on `ctx.cancelled` can end by itself."""
+    """A plain function that waits on `ctx.cancelled` can end by itself, and does not cost its runner."""
     source.requeue = False
     app = make_app(
         f"""
@@ -75,9 +75,12 @@ async def test_a_thread_sees_that_its_time_is_up(
             open({str(tmp_path / "seen")!r}, "w").write(f"{{seen}} {{ctx.cancelled.reason}}")
         """
     )
-    source.add("T")
-    async with working(source, app):
-        await wait_until(lambda: (tmp_path / "seen").exists() and (tmp_path / "seen").read_text())
+    task = source.add("T")
+    async with working(source, app) as worker:
+        first = worker.supervisor.runners._main[0]
+        await wait_until(lambda: source.ended(task) == ["TIMEOUT"])
+        await wait_until(lambda: worker.supervisor.book.free == 5)
+        assert worker.supervisor.runners._main == [first]
     assert (tmp_path / "seen").read_text() == "True timeout"
 
 

@@ -83,8 +83,11 @@ class LogRow:
 class RunRow:
     """One run. `outcome` None: it goes on; `worker`: the name, where it is still known."""
 
+    task_id: bytes
+    fence: int
     attempt: int
     outcome: str | None
+    error_type: str | None
     error: str | None
     started_at: datetime | None
     ended_at: datetime | None
@@ -297,6 +300,7 @@ def _ranked_runs() -> sa.Select[Any]:
             run.fence,
             run.attempt,
             run.outcome,
+            run.error_type,
             run.message,
             run.started_at,
             run.ended_at,
@@ -333,9 +337,23 @@ def runs(connection: Connection, ids: Sequence[bytes], *, limit: int) -> dict[by
             done = row.status == Status.COMPLETED
             outcome = Ended.SUCCEEDED.value if done else None
             ended = row.completed_at if done else None
-            found[row.id].append(RunRow(row.attempts, outcome, None, row.started_at, ended, row.name))
+            found[row.id].append(
+                RunRow(row.id, row.fence, row.attempts, outcome, None, None, row.started_at, ended, row.name)
+            )
     for row in connection.execute(_runs, {"ids": list(ids), "limit": limit}):
-        found[row.task_id].append(
-            RunRow(row.attempt, row.outcome, row.message, row.started_at, row.ended_at, row.worker)
-        )
+        found[row.task_id].append(RunRow(*tuple(row)))  # in the order of its columns
     return {task_id: rows[:limit] for task_id, rows in found.items()}
+
+
+_tracebacks: Final = sa.select(schema.runs.c.task_id, schema.runs.c.fence, schema.runs.c.traceback).where(
+    schema.runs.c.task_id.in_(sa.bindparam("ids", expanding=True)),
+    schema.runs.c.fence.in_(sa.bindparam("fences", expanding=True)),
+)
+
+
+def tracebacks(connection: Connection, keys: Iterable[tuple[bytes, int]]) -> dict[tuple[bytes, int], str]:
+    """The tracebacks of runs that raised, by (task, fence): up to 16 KiB each, so they are read only when asked for."""
+    wanted = set(keys)
+    values = {"ids": list({k[0] for k in wanted}), "fences": list({k[1] for k in wanted})}
+    rows = connection.execute(_tracebacks, values)
+    return {(r[0], r[1]): r[2] for r in rows if r[2] is not None and (r[0], r[1]) in wanted}

@@ -80,6 +80,11 @@ def _write(*, guard: bool) -> sa.Update:
             crashes=_V.c.crashes,
             suspect=_V.c.suspect,
             releases=_V.c.releases,
+            # The last report of a short run may not have ridden on a renewal; completed is all of it.
+            progress=sa.case(
+                (sa.and_(_V.c.status == int(Status.COMPLETED), _T.progress.is_not(None)), 1.0),
+                else_=_T.progress,
+            ),
             result=_V.c.result,
             error=_V.c.error,
             op_id=unhex(_V.c.op),

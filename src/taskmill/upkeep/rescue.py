@@ -40,6 +40,9 @@ _LOCK: Final = (
 )
 
 
+_EXPIRE: Final = sa.update(tasks).where(_T.status == int(Status.PROCESSING)).values(check_at=db_now())
+
+
 def rescue(connection: Connection, ids: Sequence[bytes], policy: Policy, rng: Random) -> list[Settlement]:
     """End those of `ids` whose lease has run out; what became of each."""
     rows = [to_row(r) for r in connection.execute(_LOCK, {"ids": sorted(ids)})]
@@ -66,6 +69,15 @@ async def rescue_lost(mill: Mill, batch: int) -> int:
         mill.hint("journal", "due")
         log.warning("rescue", tasks=len(done), workers=sorted({s.worker for s in done})[:5])
     return len(done)
+
+
+async def expire_leases(mill: Mill) -> None:
+    """End every lease. Only for who knows that no worker lives: the owner of a SQLite file's lock, before it starts one."""
+
+    def work(connection: Connection) -> None:
+        connection.execute(_EXPIRE)
+
+    await mill.db.write(work, resend=work)
 
 
 def _settlement(row: TaskRow, policy: Policy, rng: Random) -> Settlement:

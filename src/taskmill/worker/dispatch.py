@@ -203,13 +203,13 @@ class Dispatch:
             self.runners.terminate(runner)
             if run.reason == messages.LOST:
                 runner.link.kill()  # another worker may have the task already
-        elif run.threaded:
+        elif run.threaded and run.reason == messages.LOST:
             self.runners.retire(runner)
         else:
             self._loop.call_later(self._options.grace, self._stuck, run, runner)
 
     def _stuck(self, run: Run, runner: Runner) -> None:
-        """An async handler that swallows its cancellation, or holds the loop."""
+        """An async handler that swallows its cancellation, or holds the loop; a plain one that does not look."""
         if run.executing:
             if run.reason == messages.TIMEOUT:
                 self.finish(run, self._timed_out(run))

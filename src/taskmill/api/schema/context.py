@@ -84,6 +84,7 @@ class Loaders:
         self.users: DataLoader[bytes, User | None] = _loader(db, load_users)
         self.texts: DataLoader[bytes, Texts | None] = _loader(db, read.texts)
         self.payloads: DataLoader[bytes, str | None] = _loader(db, read.payloads)
+        self.tracebacks: DataLoader[tuple[bytes, int], str | None] = _loader(db, read.tracebacks)
         self._logs: DataLoader[tuple[bytes, int, bytes | None], list[LogRow]] = DataLoader(
             lambda keys: _in_groups(db, keys, read_logs), cache=False
         )

@@ -47,19 +47,29 @@ class TaskLog:
 
 @strawberry.type(description="One run of a task.")
 class TaskRun:
+    key: strawberry.Private[tuple[bytes, int]]
     attempt: int
     outcome: str | None = strawberry.field(description="How it ended; null while it goes on.")
     error: str | None
+    error_type: str | None = strawberry.field(
+        description="A code of Taskmill's, or the class of the exception that was raised."
+    )
     started_at: datetime | None
     ended_at: datetime | None
     worker: str | None = strawberry.field(description="The worker's name, where it is still known.")
 
+    @strawberry.field(description="Where the handler raised, from its own frame on; at most 16 KiB.")
+    async def traceback(self, info: Info) -> str | None:
+        return await info.context.loaders.tracebacks.load(self.key)
+
     @classmethod
     def of(cls, row: RunRow) -> Self:
         return cls(
+            key=(row.task_id, row.fence),
             attempt=row.attempt,
             outcome=row.outcome,
             error=row.error,
+            error_type=row.error_type,
             started_at=row.started_at,
             ended_at=row.ended_at,
             worker=row.worker,
