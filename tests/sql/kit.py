@@ -40,11 +40,18 @@ def listening(connection: Connection) -> Iterator[list[Sent]]:
         return await query(driver, text)
 
     sa.event.listen(connection, "before_cursor_execute", heard)
-    hot._query = packet
+    put_off = hot.Dialect.put_off
+
+    def heard_last(dialect: hot.Dialect, c: Connection, text: str) -> None:
+        if c is connection:
+            sent.append(Sent(text, _documents(text), False))
+        put_off(dialect, c, text)
+
+    hot._query, hot.Dialect.put_off = packet, heard_last  # type: ignore[assignment]
     try:
         yield sent
     finally:
-        hot._query = query
+        hot._query, hot.Dialect.put_off = query, put_off  # type: ignore[method-assign]
         sa.event.remove(connection, "before_cursor_execute", heard)
 
 

@@ -146,7 +146,7 @@ def _folded(text: str) -> str:
 
 
 async def test_a_claim_is_as_many_statements_for_every_size(world: World) -> None:
-    """UPDATE, read back, journal: three for one task and for 300. (On the servers the last goes with the COMMIT.)"""
+    """UPDATE, read back, journal: three for one task and for 300."""
     counts = []
     statement = claim.Statement(REGISTRY, 3)
     for n in (1, 300):
@@ -154,7 +154,7 @@ async def test_a_claim_is_as_many_statements_for_every_size(world: World) -> Non
         this = claim.Claim(new_id(), 30.0, boottime(), 1)
         work = partial(claim.claim, ids=ids, this=this, statement=statement)
         counts.append(len(await texts(world, work)))
-    assert counts == [3, 3] if world.db.kind == "sqlite" else [2, 2]
+    assert counts == [3, 3]
 
 
 async def test_statements_are_compiled_once(world: World) -> None:

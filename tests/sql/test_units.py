@@ -15,9 +15,11 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from taskmill.errors import StartError, Unavailable
+from taskmill.model.ids import new_op
+from taskmill.sql import hot, schema
 from taskmill.sql import migrate as migrations
-from taskmill.sql import schema
 from taskmill.sql.engine import Database, SqlOptions, open_database
+from taskmill.sql.hot import Hot
 from taskmill.sql.migrate import HEAD, current, migrate, require
 from tests.proxy import proxied
 from tests.sql.kit import counting_conflicts
@@ -324,3 +326,22 @@ async def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="DATABASE_URL"):
         await opened(f"sqlite:///{path}")
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("sql_engine", ["mariadb", "mysql"], indirect=True)
+async def test_a_commit_that_fails_leaves_nothing_behind(database: Database) -> None:
+    """A last write that the server refuses rolls all back; the next unit on the same connection does not commit it."""
+    first = Hot(sa.insert(schema.meta).values(name="first", value="x"))
+    refused = Hot(sa.insert(schema.meta).values(name=None, value="x"))
+
+    def unit(c: Connection) -> None:
+        hot.run(c, (first, {}))
+        hot.run_last(c, refused, {})
+
+    with pytest.raises(exc.IntegrityError):
+        await database.write(unit)
+    for _ in range(database.options.pool_size):
+        other = sa.insert(schema.meta).values(name=new_op().hex(), value="y")
+        await database.write(lambda c, other=other: c.execute(other))  # type: ignore[misc]
+    names = await database.read(lambda c: list(c.execute(sa.select(schema.meta.c.name)).scalars()))
+    assert "first" not in names

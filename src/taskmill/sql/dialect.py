@@ -64,6 +64,26 @@ def _later_sqlite(element: later, compiler: SQLCompiler, **kw: Any) -> str:
     return f"db_later({compiler.process(at, **kw)}, {compiler.process(seconds, **kw)})"
 
 
+class elapsed(FunctionElement[float]):
+    """`elapsed(from, to)`: microseconds between two times."""
+
+    type = sa.Double()
+    inherit_cache = True
+    name = "elapsed"
+
+
+@compiles(elapsed, "mysql", "mariadb")
+def _elapsed_mysql(element: elapsed, compiler: SQLCompiler, **kw: Any) -> str:
+    start, end = (compiler.process(c, **kw) for c in element.clauses)
+    return f"TIMESTAMPDIFF(MICROSECOND, {start}, {end})"
+
+
+@compiles(elapsed, "sqlite")
+def _elapsed_sqlite(element: elapsed, compiler: SQLCompiler, **kw: Any) -> str:
+    start, end = (compiler.process(c, **kw) for c in element.clauses)
+    return f"((julianday({end}) - julianday({start})) * 86400000000.0)"
+
+
 def from_now(seconds: float | sa.ColumnElement[float]) -> later:
     """`seconds` after the database's now."""
     value = sa.literal(float(seconds), sa.Double) if isinstance(seconds, (int, float)) else seconds

@@ -91,6 +91,11 @@ def run_last(connection: Connection, hot: Hot, values: Mapping[str, Any]) -> Non
         _execute(connection, hot, values)
 
 
+def in_packets(connection: Connection) -> bool:
+    """Whether `run_last` puts off: then its statements must check each other, nobody looks in between."""
+    return isinstance(connection.dialect, Dialect)
+
+
 def literal(value: Any) -> str:
     """A value as SQL text."""
     if value is None:
@@ -138,7 +143,7 @@ class Dialect(MySQLDialect_asyncmy):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._last: dict[Any, str] = {}
+        self._last: dict[Any, list[str]] = {}
 
     def send(self, connection: Connection, text: str) -> list[Answer]:
         """All statements of `text`, in order."""
@@ -152,17 +157,25 @@ class Dialect(MySQLDialect_asyncmy):
     def put_off(self, connection: Connection, text: str) -> None:
         """Send `text` with the COMMIT."""
         _begun(connection)
-        key = connection.connection.dbapi_connection
-        if key in self._last:
-            self.send(connection, self._last.pop(key))
-        self._last[key] = text
+        waiting = self._last.setdefault(connection.connection.dbapi_connection, [])
+        if waiting and sum(map(len, waiting)) + len(text) > PACKET:
+            self.send(connection, ";".join(waiting))
+            waiting.clear()
+        waiting.append(text)
 
     def do_commit(self, dbapi_connection: Any) -> None:
-        text = self._last.pop(_key(dbapi_connection), None)
-        if text is None:
+        waiting = self._last.pop(_key(dbapi_connection), None)
+        if waiting is None:
             super().do_commit(dbapi_connection)  # type: ignore[no-untyped-call]
         else:
-            await_(_query(dbapi_connection.driver_connection, f"{text};COMMIT"))
+            # The first statement that fails ends the packet: then nothing is committed.
+            try:
+                await_(_query(dbapi_connection.driver_connection, ";".join([*waiting, "COMMIT"])))
+            except self.loaded_dbapi.Error as error:
+                # To SQLAlchemy the transaction has ended with this, whatever the server thinks.
+                if not self.is_disconnect(error, dbapi_connection, None):
+                    super().do_rollback(dbapi_connection)  # type: ignore[no-untyped-call]
+                raise
 
     def do_rollback(self, dbapi_connection: Any) -> None:
         self._last.pop(_key(dbapi_connection), None)

@@ -40,6 +40,18 @@ _decoder: Final = msgspec.msgpack.Decoder(list[Change])
 _INSERT: Final = Hot(
     sa.insert(journal).values(at=db_now(), verb=sa.bindparam("v"), folded=0, changes=sa.bindparam("c"))
 )
+_INSERT_IF: Final = Hot(
+    sa.insert(journal).from_select(
+        ["at", "verb", "folded", "changes"],
+        sa.select(
+            db_now(),
+            sa.bindparam("v", type_=sa.String()),
+            # NULL is refused there (1048).
+            sa.case((sa.func.row_count() == sa.bindparam("n", type_=sa.Integer()), 0), else_=None),
+            sa.bindparam("c", type_=sa.LargeBinary()),
+        ),
+    )
+)
 ROWS_PER_ENTRY: Final = 1000
 
 
@@ -48,6 +60,13 @@ def append(connection: Connection, verb: Verb, changes: Sequence[Change]) -> Non
     for start in range(0, len(changes), ROWS_PER_ENTRY):
         part = changes[start : start + ROWS_PER_ENTRY]
         run_last(connection, _INSERT, {"v": verb.value, "c": _encoder.encode(part)})
+
+
+def append_if(connection: Connection, verb: Verb, changes: Sequence[Change], matched: int) -> None:
+    """As `append`, for at most ROWS_PER_ENTRY changes, if the statement put off before it matched so many rows. If it did
+    not, the commit fails with 1048 and nothing is written. Only where statements travel in packets."""
+    values = {"v": verb.value, "c": _encoder.encode(list(changes)), "n": matched}
+    run_last(connection, _INSERT_IF, values)
 
 
 def decode(blob: bytes) -> list[Change]:
