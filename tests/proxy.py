@@ -23,7 +23,9 @@ async def _packet(reader: asyncio.StreamReader) -> bytes:
 
 def _is_commit(packet: bytes) -> bool:
     """A COMMIT alone, or behind the last write of its transaction (sql/hot.py). Values travel as hexadecimal there."""
-    return len(packet) > 4 and packet[4] == COM_QUERY and packet[5:].strip().upper().split(b";")[-1] == b"COMMIT"
+    return (
+        len(packet) > 4 and packet[4] == COM_QUERY and packet[5:].strip().upper().split(b";")[-1] == b"COMMIT"
+    )
 
 
 class Proxy:
