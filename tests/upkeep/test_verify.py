@@ -156,7 +156,6 @@ async def test_a_page_that_was_not_taken_is_walked_again(
     """A push that failed leaves the cursor where it was."""
     ids = set(await indexed.quietly(n=5))
     verifier = Verifier(indexed.mill, indexed.index, OPTIONS)
-    await verifier.run_once()  # it meets the queue
     push, failures = indexed.index.push, [True, True]
 
     async def refusing(*args: object, **kw: object) -> Pushed:
@@ -171,6 +170,23 @@ async def test_a_page_that_was_not_taken_is_walked_again(
             await verifier.run_once()
     await turns(verifier)
     assert await indexed.proposed() == ids
+
+
+async def test_a_queue_that_is_first_met_does_not_restart_the_walk(
+    indexed: Indexed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users choose the names of queues: a walk over all rows for each new name would cost them little and us much."""
+    verifier = Verifier(indexed.mill, indexed.index, OPTIONS)
+    await indexed.quietly(n=3)
+    await turns(verifier)
+    restarts: list[int] = []
+    monkeypatch.setattr(verifier, "_restart", lambda: restarts.append(1))
+    [row] = await indexed.submit(new(queue="fresh"))
+    await turns(verifier)
+    assert restarts == []
+    found = await indexed.index.next("fresh", n=5)
+    assert [r.id for r in found.reserved] == [row.id]
+    assert not found.filling
 
 
 async def test_a_reservation_does_not_count_as_present(indexed: Indexed) -> None:

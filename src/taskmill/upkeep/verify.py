@@ -151,9 +151,11 @@ class Verifier:
     async def _offer(self, rows: Sequence[Any]) -> bool:
         """Push a page; False when the index under it has changed: the cursors are at 0 then."""
         for queue, entries in _by_queue(rows).items():
-            if queue not in self._generations and await self._settle_on(queue):
-                self._restart()
-                return False
+            if queue not in self._generations:
+                # First met: none of its rows lies behind the cursors, so the walk goes on. Users choose the names of
+                # queues: a restart for each would walk all rows again. Its fill ends when this walk does.
+                await self._settle_on(queue)
+                self._fast.ended = False
             pushed = await self._index.push(queue, entries, self._generations[queue])
             if pushed.generation != self._generations[queue]:
                 # Nothing of it is filled any more; who meets the queue again settles on its generation first.
