@@ -1,4 +1,4 @@
-"""The hot path: claim, settle and the journal, past SQLAlchemy's execution.
+"""The hot path: submit, claim, settle and the journal, past SQLAlchemy's execution.
 
 The same statements, on the same connection, in the same transaction. SQLAlchemy compiles each once; from then on its
 text is filled here and sent by the driver, several in one packet, the last write of a transaction together with its
@@ -84,7 +84,10 @@ def run(connection: Connection, *calls: tuple[Hot, Mapping[str, Any]]) -> list[A
 
 
 def run_last(connection: Connection, hot: Hot, values: Mapping[str, Any]) -> None:
-    """A write that nothing in the transaction reads again: it may travel with the COMMIT. Its failure is the commit's."""
+    """A write that nothing in the transaction reads again: it may travel with the COMMIT. Its failure is the commit's.
+
+    What is put off keeps its order; once it is too much for one packet, the earlier ones are sent ahead.
+    """
     if isinstance(connection.dialect, Dialect):
         connection.dialect.put_off(connection, hot.text(connection, values))
     else:
