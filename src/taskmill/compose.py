@@ -17,18 +17,16 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
 from taskmill import __version__
-from taskmill.errors import StartError
 from taskmill.index.connect import connect
 from taskmill.index.embedded import EmbeddedValkey, find_binary
 from taskmill.index.index import Index
+from taskmill.index.keeper import EmbeddedIndex
 from taskmill.index.wake import Bell, LocalBell, RedisBell
-from taskmill.model.backoff import loop_delay
-from taskmill.model.clock import boottime
 from taskmill.runtime.probes import Probes, ProbeServer
 from taskmill.runtime.service import Service, run_services
 from taskmill.sql import migrate as schema
@@ -45,9 +43,6 @@ if TYPE_CHECKING:
     from taskmill.worker.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
-
-STABLE: Final = 60.0
-"""Seconds after which the embedded Valkey counts as healthy: its death starts the backoff anew."""
 
 
 async def up(settings: Settings) -> int:
@@ -176,7 +171,7 @@ class Parts:
         if binary is None:
             log.info("no Valkey or Redis program here: tasks are dispatched from SQL alone")
             return None
-        valkey = EmbeddedIndex(EmbeddedValkey(binary), self.settings, self.rng)
+        valkey = EmbeddedIndex(EmbeddedValkey(binary), self.settings.data_folder(), self.rng)
         await valkey.start()
         self._stack.push_async_callback(valkey.close)
         return valkey
@@ -229,61 +224,6 @@ class Parts:
         server = ProbeServer(self.probes, self.settings.metrics_host, self.settings.metrics_port, ready)
         await server.bind()
         return [server]
-
-
-class EmbeddedIndex:
-    """The embedded Valkey as a service: started again when it dies, as often as that takes: meanwhile SQL alone goes on.
-    What it held is refilled from SQL."""
-
-    name = "valkey"
-
-    def __init__(self, valkey: EmbeddedValkey, settings: Settings, rng: Random) -> None:
-        self._valkey = valkey
-        self._settings = settings
-        self._rng = rng
-        self._stop = asyncio.Event()
-        self.url = ""
-
-    async def start(self) -> None:
-        self.url = await self._valkey.start(self._settings.data_folder())
-
-    def stop(self) -> None:
-        self._stop.set()
-
-    async def run(self) -> None:
-        deaths, began = 0, boottime()
-        stopped = asyncio.create_task(self._stop.wait())
-        try:
-            while not self._stop.is_set():
-                died = asyncio.create_task(self._valkey.died())
-                await asyncio.wait((stopped, died), return_when=asyncio.FIRST_COMPLETED)
-                if self._stop.is_set():
-                    died.cancel()
-                    return
-                deaths = 1 if boottime() - began > STABLE else deaths + 1
-                log.warning(
-                    "the embedded Valkey ended, and is started again", status=died.result(), deaths=deaths
-                )
-                began = await self._restart(stopped, deaths)
-        finally:
-            stopped.cancel()
-
-    async def _restart(self, stopped: asyncio.Task[Any], tries: int) -> float:
-        """Until it answers, or we are stopped; when that was, by `boottime()`."""
-        while True:
-            await asyncio.wait((stopped,), timeout=loop_delay(tries, self._rng))
-            if self._stop.is_set():
-                return boottime()
-            try:
-                await self.start()
-            except (StartError, OSError) as error:
-                tries += 1
-                log.warning("the embedded Valkey does not start", error=str(error), tries=tries)
-            else:
-                return boottime()
-
-    async def close(self) -> None:
-        await self._valkey.stop()
 
 
 async def _record(settings: Settings, stack: AsyncExitStack, *, migrate: bool) -> Database:

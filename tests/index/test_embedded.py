@@ -13,17 +13,15 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from taskmill.compose import EmbeddedIndex
 from taskmill.errors import StartError
 from taskmill.index import embedded
 from taskmill.index.connect import IndexOptions
 from taskmill.index.embedded import Binary, EmbeddedValkey, find_binary, socket_path
 from taskmill.index.index import Index
+from taskmill.index.keeper import EmbeddedIndex
 from tests.index.kit import entry, ids
 from tests.support import ROOT, running, wait_until, wait_until_sync
 
@@ -288,8 +286,7 @@ async def test_a_server_that_died_and_does_not_start_is_tried_again(
     binary = find_binary()
     assert binary is not None
     valkey = EmbeddedValkey(binary)
-    settings: Any = SimpleNamespace(data_folder=lambda: folder)
-    service = EmbeddedIndex(valkey, settings, Random(1))
+    service = EmbeddedIndex(valkey, folder, Random(1))
     await service.start()
     refusals: list[Exception] = [StartError("no answer"), OSError("no process left")]
     start = valkey.start

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from taskmill.errors import StartError
 from taskmill.sql.engine import Database
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest revision in migrations/versions; a test compares."""
 
 log = structlog.get_logger(__name__)

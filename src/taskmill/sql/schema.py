@@ -31,6 +31,11 @@ def id_type() -> sa.types.TypeEngine[bytes]:
     return sa.LargeBinary().with_variant(mysql.BINARY(16), "mysql", "mariadb")
 
 
+def hash_type() -> sa.types.TypeEngine[bytes]:
+    """A SHA-256: 32 bytes."""
+    return sa.LargeBinary().with_variant(mysql.BINARY(32), "mysql", "mariadb")
+
+
 def time_type() -> sa.types.TypeEngine[Any]:
     """UTC with microseconds."""
     return sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
@@ -179,6 +184,69 @@ users = sa.Table(
     sa.Column("token_version", sa.Integer, nullable=False, server_default="1"),
     sa.Column("created_at", time_type(), nullable=False),
     sa.Column("disabled_at", time_type()),
+    **_OPTIONS,
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", id_type(), primary_key=True),
+    sa.Column("user_id", id_type(), nullable=False),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("role", small(), nullable=False),
+    sa.Column("prefix", sa.String(16), nullable=False),
+    sa.Column("hash", hash_type(), nullable=False, unique=True),
+    sa.Column("queues", text_type()),
+    sa.Column("created_at", time_type(), nullable=False),
+    sa.Column("expires_at", time_type()),
+    sa.Column("last_used_at", time_type()),
+    sa.Column("revoked_at", time_type()),
+    sa.Index("ix_api_keys_user", "user_id", "id"),
+    **_OPTIONS,
+)
+
+schedules = sa.Table(
+    "schedules",
+    metadata,
+    sa.Column("id", id_type(), primary_key=True),
+    sa.Column("user_id", id_type(), nullable=False),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("cron", sa.String(255), nullable=False),
+    sa.Column("timezone", sa.String(64), nullable=False),
+    sa.Column("type", sa.String(100)),
+    sa.Column("title", sa.String(255), nullable=False),
+    sa.Column("description", text_type()),
+    sa.Column("payload", text_type(), nullable=False),
+    sa.Column("priority", small(), nullable=False),
+    sa.Column("queue", sa.String(64), nullable=False),
+    sa.Column("max_retries", sa.Integer),
+    sa.Column("misfire", small(), nullable=False),
+    sa.Column("overlap", small(), nullable=False),
+    sa.Column("enabled", small(), nullable=False, server_default="1"),
+    sa.Column("starts_at", time_type()),
+    sa.Column("ends_at", time_type()),
+    sa.Column("next_at", time_type()),
+    sa.Column("last_at", time_type()),
+    sa.Column("last_task_id", id_type()),
+    sa.Column("waiting", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("declared", sa.String(200)),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Column("created_at", time_type(), nullable=False),
+    sa.Column("updated_at", time_type(), nullable=False),
+    sa.UniqueConstraint("user_id", "name", name="uq_schedules_name"),
+    sa.Index("ix_schedules_next", "next_at", "id"),
+    **_OPTIONS,
+)
+
+fires = sa.Table(
+    "fires",
+    metadata,
+    sa.Column("schedule_id", id_type(), primary_key=True),
+    sa.Column("nominal_at", time_type(), primary_key=True),
+    sa.Column("outcome", small(), nullable=False),
+    sa.Column("task_id", id_type()),
+    sa.Column("at", time_type(), nullable=False),
+    sa.Index("ix_fires_at", "at"),
     **_OPTIONS,
 )
 

@@ -1,0 +1,187 @@
+"""Every setting of Taskmill: read from the environment and a `.env` file, checked, and handed to the layers.
+
+Nothing else reads the environment, but for taskmill.handlers: a runner imports no settings, so its handlers get
+their options through one variable (`handler_environment`). A variable of the environment wins over the same one in
+`.env`; an empty one counts as not set. A wrong value is a ConfigError of one line that names the setting and what is
+expected; a value that may hold a secret is never shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from taskmill.errors import ConfigError
+from taskmill.runtime.secret import SECRET_MINIMUM, kept_secret
+from taskmill.settings.fields import A_SECRET
+from taskmill.settings.model import ENV_FILE, Model, flag_name, setting_names
+
+if TYPE_CHECKING:  # each process imports the layers that it runs, and no others
+    from taskmill.api.options import ApiOptions, AuthOptions
+    from taskmill.handlers.options import HandlerOptions
+    from taskmill.index.connect import IndexOptions
+    from taskmill.sql.engine import SqlOptions
+    from taskmill.tasks.mill import TaskOptions
+    from taskmill.upkeep.options import UpkeepOptions
+    from taskmill.worker.options import WorkerOptions
+
+__all__ = ["DEVELOPMENT_APP", "ENV_FILE", "SECRET_FILE", "Settings", "flag_name", "setting_names"]
+
+SECRET_FILE: Final = "jwt-secret"  # noqa: S105 (a name)
+DEVELOPMENT_APP: Final = "taskmill.handlers:app"
+
+
+class Settings(Model):
+    """The settings, what follows from them, and the options that they make for each layer."""
+
+    # -- what follows from them --------------------------------------------------------------------------
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.data / 'taskmill.db'}"
+
+    @property
+    def embedded(self) -> bool:
+        """The record is a SQLite file: one process owns it."""
+        return self.database_url.startswith("sqlite:")
+
+    @property
+    def redis_url(self) -> str | None:
+        """Where the index is; None: an embedded Valkey is to be started, or there is to be none (`index`)."""
+        if self.index == "none":
+            return None
+        if self.redis is not None or self.embedded:
+            return self.redis
+        host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+        return f"redis://{host}:{self.redis_port}/0"
+
+    @property
+    def embedded_index(self) -> bool:
+        """Whether an embedded Valkey is to be started, when there is a binary."""
+        return self.index == "auto" and self.embedded and self.redis is None
+
+    @property
+    def api_host(self) -> str:
+        return self.host or ("0.0.0.0" if self.production else "127.0.0.1")  # noqa: S104 (in a container)
+
+    @property
+    def media_folder(self) -> Path:
+        return self.media or self.data / "media"
+
+    @property
+    def app_name(self) -> str:
+        """`module:attribute` of the handlers. ConfigError in production when none was named."""
+        if self.app is None and self.production:
+            raise ConfigError("--app (or TASKMILL_APP): expected module:attribute, production has no default")
+        return self.app or DEVELOPMENT_APP
+
+    def data_folder(self) -> Path:
+        """The data folder, made with mode 0700 when it is not there."""
+        try:
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ConfigError(f"TASKMILL_DATA: expected a folder that can be made ({reason})") from None
+        return self.data
+
+    def secret(self) -> bytes:
+        """The key of access tokens. ConfigError in production when it is missing or short; else one is made once."""
+        if self.jwt_secret is not None:
+            key = self.jwt_secret.encode()
+            if self.production and len(key) < SECRET_MINIMUM:
+                raise ConfigError(f"JWT_SECRET: expected {A_SECRET}; it has {len(key)}")
+            return key if len(key) >= SECRET_MINIMUM else hashlib.sha256(key).digest()
+        if self.production:
+            raise ConfigError(f"JWT_SECRET: expected {A_SECRET}; it is not set")
+        return kept_secret(self.data_folder() / SECRET_FILE)
+
+    # -- the options of each layer -----------------------------------------------------------------------
+
+    def sql_options(self) -> SqlOptions:
+        from taskmill.sql.engine import SqlOptions
+
+        return SqlOptions(url=self.database_url, pool_size=self.pool_size)
+
+    def index_options(self, url: str) -> IndexOptions:
+        """`url`: `redis_url`, or what the embedded Valkey answered."""
+        from taskmill.index.connect import IndexOptions
+
+        return IndexOptions(
+            url=url, prefix=self.index_prefix, timeout=self.index_timeout, hold=self.index_hold
+        )
+
+    def task_options(self) -> TaskOptions:
+        from taskmill.model.backoff import Backoff
+        from taskmill.model.decide import Policy
+        from taskmill.tasks.mill import TaskOptions
+
+        policy = Policy(max_retries=self.max_retries, backoff=Backoff(self.backoff_base, self.backoff_cap))
+        return TaskOptions(lease=self.lease, policy=policy, worker_ttl=self.worker_ttl)
+
+    def upkeep_options(self) -> UpkeepOptions:
+        from taskmill.upkeep.options import UpkeepOptions
+
+        return UpkeepOptions(
+            rescue=min(self.rescue_every, self.lease / 3),
+            verify=self.verify_every,
+            verify_grace=self.verify_grace,
+            report=self.report_every,
+            leader_ttl=self.leader_ttl,
+            retain_hour=self.retain_hour,
+            retain_completed_days=self.keep_completed_days,
+            retain_failed_days=self.keep_failed_days or None,
+        )
+
+    def worker_options(self) -> WorkerOptions:
+        """ConfigError in production without an app."""
+        from taskmill.worker.options import WorkerOptions
+
+        return WorkerOptions(
+            app=self.app_name,
+            concurrency=self.concurrency,
+            processes=self.processes,
+            queues=self.queues,
+            lease=self.lease,
+            drain=self.drain,
+            timeout=self.run_timeout,
+            name=self.worker_name,
+            log_format=self.log_format,
+            log_level=self.log_level.upper(),
+        )
+
+    def handler_options(self) -> HandlerOptions:
+        """Of taskmill.handlers. Their `environment` is what a worker adds to its own before it starts runners."""
+        from taskmill.handlers.options import HandlerOptions
+
+        return HandlerOptions(
+            media=self.media_folder,
+            smtp_host=self.smtp_host,
+            smtp_port=self.smtp_port,
+            smtp_security=self.smtp_security,
+            smtp_from=self.smtp_from,
+            smtp_user=self.smtp_user,
+            smtp_password=self.smtp_password,
+            webhook_allow_private=self.webhook_allow_private,
+        )
+
+    def api_options(self) -> ApiOptions:
+        from taskmill.api.options import ApiOptions
+
+        return ApiOptions(
+            host=self.api_host,
+            port=self.port,
+            development=not self.production,
+            allowed_origins=self.allowed_origins,
+        )
+
+    def auth_options(self) -> AuthOptions:
+        """ConfigError in production without a good secret; else it may make one (`secret`)."""
+        from taskmill.api.options import AuthOptions
+
+        return AuthOptions(
+            secret=self.secret(),
+            expiration=self.jwt_expiration,
+            bcrypt_rounds=self.bcrypt_rounds,
+            first_admin=not self.production,
+        )
