@@ -43,7 +43,7 @@ LONGEST: Final = 120.0
 class Client:
     """One kept-alive HTTP connection, as cheap as can be: this process must not be what is measured."""
 
-    def __init__(self, port: int, token: str = "") -> None:
+    def __init__(self, port: int, token: str = "") -> None:  # a token is given later  # nosec B107
         self._port = port
         self._token = token
 

@@ -18,6 +18,19 @@ CHECKS = {
     "layers": ["lint-imports", "--no-logo"],
     "migrations": ["python", "scripts/migrations.py"],
     "reference": ["python", "scripts/reference.py", "--check"],
+    "security": [
+        "bandit",
+        "-q",
+        "-c",
+        "pyproject.toml",
+        "-r",
+        "src",
+        "scripts",
+        "dev.py",
+        "examples",
+        "bench",
+    ],
+    "secrets": ["python", "scripts/secrets.py"],
     "locks": ["python", "scripts/lock.py", "--check"],
 }
 FIXES = {

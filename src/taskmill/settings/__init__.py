@@ -63,7 +63,7 @@ class Settings(Model):
 
     @property
     def api_host(self) -> str:
-        return self.host or ("0.0.0.0" if self.production else "127.0.0.1")  # noqa: S104 (in a container)
+        return self.host or ("0.0.0.0" if self.production else "127.0.0.1")  # noqa: S104 (in a container)  # nosec B104
 
     @property
     def media_folder(self) -> Path:
