@@ -11,6 +11,7 @@ from strawberry.types import ExecutionContext
 
 from taskmill.api.schema.guard import extensions
 from taskmill.api.schema.live import Subscription
+from taskmill.api.schema.roles import enforce
 from taskmill.api.schema.scalars import SCALARS
 from taskmill.api.schema.task import TaskQueries
 from taskmill.api.schema.task_write import TaskMutations
@@ -37,10 +38,12 @@ class Schema(strawberry.Schema):
 @cache
 def build_schema(*, introspection: bool) -> Schema:
     """The schema; `introspection` False hides it from those who ask it about itself."""
-    return Schema(
+    schema = Schema(
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
         extensions=extensions(introspection=introspection),
         config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=True),
     )
+    enforce(schema._schema)  # the one place that graphql-core's own schema is in
+    return schema

@@ -5,9 +5,9 @@ Loaders gather the keys of one moment into one statement and keep nothing: on a 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 from strawberry import Info as _Info
@@ -16,8 +16,8 @@ from strawberry.dataloader import DataLoader
 from taskmill.api.auth import Session, Tokens
 from taskmill.api.feed import Feed
 from taskmill.api.options import ApiOptions
-from taskmill.api.users import Accounts, User, load_users
-from taskmill.errors import Unauthenticated
+from taskmill.api.users import Accounts, Role, User, load_users
+from taskmill.errors import Forbidden, Unauthenticated
 from taskmill.sql.engine import Database
 from taskmill.tasks import read
 from taskmill.tasks.mill import Mill
@@ -26,6 +26,11 @@ from taskmill.tasks.submit import Submitter
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+LOG_IN: Final = "Log in first: send the header 'Authorization: Bearer <token>'."
+LOG_IN_SOCKET: Final = (
+    'Log in first: send the token with connection_init, as {"Authorization": "Bearer <token>"}.'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,19 @@ class Context:
         self.loaders = Loaders(services.mill.db)
 
     def viewer(self) -> User:
-        """Who asks, or Unauthenticated."""
+        """Who asks, with the role that counts (an API key's is its own); or Unauthenticated."""
         if self.session is None:
-            raise Unauthenticated("Log in first: send the header 'Authorization: Bearer <token>'.")
+            raise Unauthenticated(LOG_IN if self.socket is None else LOG_IN_SOCKET)
         if self.session.expired:
             raise Unauthenticated("The token has expired. Log in again.")
         return self.session.user
+
+    def admit(self, name: str, roles: Collection[Role | None]) -> None:
+        """Unauthenticated or Forbidden unless who asks has one of the roles that the field `name` is for."""
+        role = self.viewer().role
+        if role not in roles:
+            needed = " or ".join(role.name for role in Role if role in roles) or "no role at all"
+            raise Forbidden(f"{name} is for {needed}: this login has the role {role.name}.")
 
     async def viewer_now(self) -> User:
         """Who asks, looked up again: for what lives longer than a request."""

@@ -9,6 +9,7 @@ import strawberry
 
 from taskmill.api.feed import Dropped, Ended
 from taskmill.api.schema.context import Info
+from taskmill.api.schema.roles import PEOPLE, allow
 from taskmill.api.schema.task import Task
 from taskmill.api.schema.task_write import ABSENT
 from taskmill.errors import NotFound, Unavailable
@@ -24,7 +25,8 @@ GOING_AWAY: Final = 1012
 class Subscription:
     @strawberry.subscription(
         description="Each change of the caller's tasks (all for an ADMIN), or of one task, whose state comes first. "
-        "The last state of every task arrives, in order per task; states in between may be skipped."
+        "The last state of every task arrives, in order per task; states in between may be skipped.",
+        metadata=allow(*PEOPLE),
     )
     async def task_updated(
         self,

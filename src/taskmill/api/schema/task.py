@@ -9,6 +9,7 @@ from typing import Annotated, Final, Self
 import strawberry
 
 from taskmill.api.schema.context import Context, Info
+from taskmill.api.schema.roles import PEOPLE, allow, open_to
 from taskmill.api.schema.scalars import Json
 from taskmill.api.schema.user import User
 from taskmill.errors import BadUserInput
@@ -26,6 +27,7 @@ strawberry.enum(Status, name="TaskStatus", description="Where a task is.")
 strawberry.enum(Priority, name="TaskPriority", description="CRITICAL goes first, LOW last.")
 
 
+@open_to(*PEOPLE)
 @strawberry.type(description="A line that a run logged.")
 class TaskLog:
     id: strawberry.ID = strawberry.field(description="Where to go on: `after`.")
@@ -45,6 +47,7 @@ class TaskLog:
         )
 
 
+@open_to(*PEOPLE)
 @strawberry.type(description="One run of a task.")
 class TaskRun:
     key: strawberry.Private[tuple[bytes, int]]
@@ -76,6 +79,7 @@ class TaskRun:
         )
 
 
+@open_to(*PEOPLE)
 @strawberry.type
 class Task:
     row: strawberry.Private[TaskView | TaskRow]
@@ -159,6 +163,7 @@ async def _texts(row: TaskView | TaskRow, info: Info) -> read.Texts | TaskRow:
     return await info.context.loaders.texts.load(row.id) or read.Texts(None, None, None)
 
 
+@open_to(*PEOPLE)
 @strawberry.type(description="How many tasks are in each state: of the caller's tasks, of all for an ADMIN.")
 class TaskStats:
     total: int
@@ -172,7 +177,10 @@ class TaskStats:
 
 @strawberry.type
 class TaskQueries:
-    @strawberry.field(description="The caller's tasks (all for an ADMIN), newest first, at most 100 a page.")
+    @strawberry.field(
+        description="The caller's tasks (all for an ADMIN), newest first, at most 100 a page.",
+        metadata=allow(*PEOPLE),
+    )
     async def tasks(
         self,
         info: Info,
@@ -191,7 +199,9 @@ class TaskQueries:
         rows = await context.services.mill.db.read(lambda c: read.page(c, filters, limit=most, after=start))
         return [Task.of(row, context) for row in rows]
 
-    @strawberry.field(description="A task; null when it is absent or another user's.")
+    @strawberry.field(
+        description="A task; null when it is absent or another user's.", metadata=allow(*PEOPLE)
+    )
     async def task(self, info: Info, id: strawberry.ID) -> Task | None:
         context = info.context
         owner, task_id = context.viewer().owner, parse_id(id)
@@ -200,7 +210,7 @@ class TaskQueries:
         row = await context.services.mill.db.read(lambda c: read.task(c, task_id, owner))
         return None if row is None else Task.of(row, context)
 
-    @strawberry.field
+    @strawberry.field(metadata=allow(*PEOPLE))
     async def task_stats(self, info: Info) -> TaskStats:
         owner = info.context.viewer().owner
         numbers = await info.context.services.mill.db.snapshot(lambda c: read.stats(c, owner))

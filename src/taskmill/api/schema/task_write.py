@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 import strawberry
 
 from taskmill.api.schema.context import Info
+from taskmill.api.schema.roles import PEOPLE, allow
 from taskmill.api.schema.scalars import Json
 from taskmill.api.schema.task import Task, checked_queue, checked_type
 from taskmill.api.text import canonical, line, prose
@@ -60,13 +61,13 @@ class UpdateTaskInput:
 
 @strawberry.type
 class TaskMutations:
-    @strawberry.mutation
+    @strawberry.mutation(metadata=allow(*PEOPLE))
     async def create_task(self, info: Info, input: CreateTaskInput) -> Task:
         context = info.context
         [row] = await context.services.submitter.submit([new_task(input, context.viewer().id)])
         return Task.of(row, context)
 
-    @strawberry.mutation(description="At most 1,000 tasks, all or none of them.")
+    @strawberry.mutation(description="At most 1,000 tasks, all or none of them.", metadata=allow(*PEOPLE))
     async def create_tasks(self, info: Info, inputs: list[CreateTaskInput]) -> list[Task]:
         context = info.context
         user_id = context.viewer().id
@@ -80,16 +81,22 @@ class TaskMutations:
                 raise type(error)(f"inputs[{index}].{error.message}") from None
         return [Task.of(row, context) for row in await context.services.submitter.submit(new)]
 
-    @strawberry.mutation(description="Only while it is PENDING or QUEUED, else CONFLICT.")
+    @strawberry.mutation(
+        description="Only while it is PENDING or QUEUED, else CONFLICT.", metadata=allow(*PEOPLE)
+    )
     async def update_task(self, info: Info, id: strawberry.ID, input: UpdateTaskInput) -> Task:
         changes = task_changes(input)
         return await _done(info, id, lambda mill, task, owner: updating.update(mill, task, owner, changes))
 
-    @strawberry.mutation(description="Ends it as CANCELLED: at once, or when its run has stopped.")
+    @strawberry.mutation(
+        description="Ends it as CANCELLED: at once, or when its run has stopped.", metadata=allow(*PEOPLE)
+    )
     async def cancel_task(self, info: Info, id: strawberry.ID) -> Task:
         return await _done(info, id, cancelling.cancel)
 
-    @strawberry.mutation(description="Runs a FAILED or CANCELLED task again, with all its attempts.")
+    @strawberry.mutation(
+        description="Runs a FAILED or CANCELLED task again, with all its attempts.", metadata=allow(*PEOPLE)
+    )
     async def retry_task(self, info: Info, id: strawberry.ID) -> Task:
         return await _done(info, id, redriving.redrive)
 

@@ -8,6 +8,7 @@ from typing import Self
 import strawberry
 
 from taskmill.api.schema.context import Info
+from taskmill.api.schema.roles import ANYONE, SIGNED_IN, allow, allow_anyone, open_to
 from taskmill.api.users import Role
 from taskmill.api.users import User as UserRow
 from taskmill.model.ids import id_text
@@ -15,6 +16,7 @@ from taskmill.model.ids import id_text
 strawberry.enum(Role, name="Role", description="What a user may do.")
 
 
+@open_to(*ANYONE)  # `register` shows it to whom it has just made
 @strawberry.type
 class User:
     id: strawberry.ID
@@ -34,6 +36,7 @@ class User:
         )
 
 
+@open_to(*ANYONE)
 @strawberry.type(description="A token, to be sent as 'Authorization: Bearer <accessToken>', and whose it is.")
 class AuthPayload:
     access_token: str
@@ -55,19 +58,19 @@ class LoginInput:
 
 @strawberry.type
 class UserQueries:
-    @strawberry.field(description="Whoever asks.")
+    @strawberry.field(description="Whoever asks.", metadata=allow(*SIGNED_IN))
     async def me(self, info: Info) -> User:
         return User.of(info.context.viewer())
 
 
 @strawberry.type
 class UserMutations:
-    @strawberry.mutation(description="A new user, logged in.")
+    @strawberry.mutation(description="A new user, logged in.", metadata=allow_anyone())
     async def register(self, info: Info, input: RegisterInput) -> AuthPayload:
         accounts = info.context.services.accounts
         return _entered(info, await accounts.register(input.email, input.password, input.name))
 
-    @strawberry.mutation
+    @strawberry.mutation(metadata=allow_anyone())
     async def login(self, info: Info, input: LoginInput) -> AuthPayload:
         return _entered(info, await info.context.services.accounts.login(input.email, input.password))
 
