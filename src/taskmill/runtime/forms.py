@@ -102,6 +102,21 @@ def parse_redis_url(value: Any) -> str:
     return _normal(parts)
 
 
+def parse_api_url(value: Any) -> str:
+    """`https://tasks.example.com`, without the /graphql that it may end in: where a Taskmill's API is.
+
+    No login in it: that is the key's part, and a URL is shown in logs.
+    """
+    text = str(value).strip()
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("no URL of an API")
+    if parts.username is not None or re.search(r"\s", text):
+        raise ValueError("a URL without a login is expected")
+    path = parts.path.rstrip("/").removesuffix("/graphql").rstrip("/")
+    return _normal(parts._replace(path=path))
+
+
 def _normal(parts: SplitResult) -> str:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     if not re.fullmatch(HOST, host) or parts.port == 0:

@@ -18,6 +18,7 @@ Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(forms.parse_origi
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(forms.parse_names)]
 DatabaseUrl = Annotated[str, BeforeValidator(forms.parse_database_url)]
 RedisUrl = Annotated[str, BeforeValidator(forms.parse_redis_url)]
+ApiUrl = Annotated[str, BeforeValidator(forms.parse_api_url)]
 AppName = Annotated[str, BeforeValidator(forms.parse_app)]
 Folder = Annotated[Path, BeforeValidator(forms.parse_path)]
 
@@ -53,6 +54,8 @@ AN_ADDRESS: Final = "an address to listen at, such as 127.0.0.1"
 A_HOST: Final = "a host name or an address"
 A_DATABASE: Final = "mysql://user:pass@host:port/db (special characters percent-encoded) or sqlite:///file"
 A_REDIS: Final = "redis://host:port/db, rediss://…, unix:///path, redis+sentinel://host,host/service or redis+cluster://host"
+AN_API: Final = "http://host:port or https://host, without a login"
+A_KEY: Final = "an API key, as createApiKey shows it once, or an access token"
 A_SECRET: Final = (
     f"at least {SECRET_MINIMUM} bytes of random text, such as the output of: openssl rand -base64 48"
 )

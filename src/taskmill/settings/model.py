@@ -17,10 +17,13 @@ from taskmill.runtime.secret import SECRET_MINIMUM
 from taskmill.settings.fields import (
     A_DATABASE,
     A_HOST,
+    A_KEY,
     A_NAME,
     A_REDIS,
     A_SECRET,
     AN_ADDRESS,
+    AN_API,
+    ApiUrl,
     AppName,
     DatabaseUrl,
     Duration,
@@ -68,6 +71,9 @@ class Model(BaseSettings):
     jwt_expiration: Duration = setting("JWT_EXPIRATION", timedelta(days=1), "a duration such as 30s, 15m, 12h or 1d", "How long an access token holds.")
     allowed_origins: Origins = setting("TASKMILL_ALLOWED_ORIGINS", (), "origins such as https://tasks.example.com, separated by commas", "Web pages of these origins may use the API, besides its own.")
     bcrypt_rounds: int = count("TASKMILL_BCRYPT_ROUNDS", 12, 4, 16, "Cost of a password's hash; each step doubles it.")
+    # from elsewhere: programs and workers that reach a Taskmill by its API alone
+    api_url: ApiUrl | None = setting("TASKMILL_API_URL", None, AN_API, "The API of a Taskmill elsewhere: for remote workers, the client and the command line.")
+    api_key: str | None = setting("TASKMILL_API_KEY", None, A_KEY, "What it is asked with.", secret=True, pattern=r"^[!-~]{8,4096}$")
     # workers
     app: AppName | None = setting("TASKMILL_APP", None, "module:attribute", "The handlers. Not set: taskmill.handlers:app; production needs one.")
     concurrency: int = count("QUEUE_CONCURRENCY", 5, 1, 10_000, "Tasks at a time per worker.")
