@@ -70,7 +70,7 @@ _connector: Callable[[], Port] | None = None
 
 def set_connector(connector: Callable[[], Port] | None) -> Callable[[], Port] | None:
     """Lets `connect` call this one; None: by the settings again. The one before, for who puts it back."""
-    global _connector  # noqa: PLW0603 (one a process, as the environment is)
+    global _connector
     before, _connector = _connector, connector
     return before
 
