@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskmill.app import Context, Taskmill
+    from taskmill.client import Client
     from taskmill.errors import Fail, Retry, TaskmillError, Unavailable
     from taskmill.model.state import Priority
 
 __version__ = "0.1.0"
 
-__all__ = ["Context", "Fail", "Priority", "Retry", "Taskmill", "TaskmillError", "Unavailable"]
+__all__ = ["Client", "Context", "Fail", "Priority", "Retry", "Taskmill", "TaskmillError", "Unavailable"]
 
 _HOMES = {
+    "Client": "taskmill.client",
     "Context": "taskmill.app",
     "Fail": "taskmill.errors",
     "Priority": "taskmill.model.state",

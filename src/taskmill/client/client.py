@@ -1,0 +1,61 @@
+"""A Taskmill over HTTP, from Python: typed and async.
+
+async with Client("http://localhost:3000") as client:
+    await client.login("john@example.com", "securepassword")
+    task = await client.create_task("Process user video", type="VIDEO_PROCESSING", payload={"videoId": "abc123"})
+    task = await client.wait(task.id, timeout=60)
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Self
+
+from taskmill.client.http import Http
+from taskmill.client.people import PeopleCalls
+from taskmill.client.tasks import TaskCalls
+from taskmill.errors import ConfigError
+
+URL_VARIABLE, KEY_VARIABLE = "TASKMILL_API_URL", "TASKMILL_API_KEY"
+
+
+class Client(TaskCalls, PeopleCalls):
+    """Every query and mutation of an API. Use it from one event loop, and close it: `async with`, or `await close()`.
+
+    Errors are those of taskmill.errors, by their code; the message is the API's. A call takes at most `timeout`
+    seconds, tries again included: what was not sent is sent again, what is only a question is asked again, and
+    RATE_LIMITED is tried again when it says, if that is within the time.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        token: str | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        """`url` and `api_key`: when not given, what TASKMILL_API_URL and TASKMILL_API_KEY say. `token`: of a login."""
+        # A program of the user's own: it may have no settings of ours but these two.
+        found = url or os.environ.get(URL_VARIABLE)
+        if not found:
+            raise ConfigError(f"where is the API? Give Client(url=...), or set {URL_VARIABLE}")
+        if api_key and token:
+            raise ConfigError("Client takes an api_key or a token, not both")
+        self._http = Http(found, timeout)
+        self._http.token = token or api_key or os.environ.get(KEY_VARIABLE) or None
+
+    @property
+    def endpoint(self) -> str:
+        """Where it sends to: `…/graphql`."""
+        return self._http.endpoint
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._http.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

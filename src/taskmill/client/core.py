@@ -1,0 +1,72 @@
+"""What the parts of the client share: sending a document and reading what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from taskmill.client.http import Http
+from taskmill.errors import BadUserInput, TaskmillError
+from taskmill.model.state import Priority
+
+T = TypeVar("T")
+
+
+class Calls:
+    """A part of the client, one for each noun."""
+
+    _http: Http
+
+    async def _query(self, document: str, kind: type[T], **variables: Any) -> T:
+        return _only(await self._http.run(document, variables, repeat=True), kind)
+
+    async def _find(self, document: str, kind: type[T], **variables: Any) -> T | None:
+        """As `_query`, for what may be null."""
+        [value] = (await self._http.run(document, variables, repeat=True)).values()
+        return None if value is None else read(value, kind)
+
+    async def _mutate(self, document: str, kind: type[T], *, repeat: bool = False, **variables: Any) -> T:
+        """`repeat`: done twice is as good as done once."""
+        return _only(await self._http.run(document, variables, repeat=repeat), kind)
+
+
+def _only(data: Mapping[str, Any], kind: type[T]) -> T:
+    """Every document asks for one root field."""
+    [value] = data.values()
+    return read(value, kind)
+
+
+def read(value: Any, kind: type[T]) -> T:
+    """The value as its type; what a newer API adds is not looked at."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise TaskmillError(
+            f"the API answered what this version of the client cannot read: {error}"
+        ) from None
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """An input: what is UNSET is left out."""
+    return {_camel(name): value for name, value in values.items() if value is not msgspec.UNSET}
+
+
+def priority_name(priority: Priority | str | None) -> str | None:
+    return priority.name if isinstance(priority, Priority) else priority
+
+
+def time_text(name: str, at: datetime | None) -> str | None:
+    """An aware datetime as the API takes it."""
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise BadUserInput(f"{name}: give a datetime with a time zone, for example datetime.now(UTC)")
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.title() for part in rest)
