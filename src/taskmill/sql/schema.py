@@ -146,6 +146,9 @@ workers = sa.Table(
     sa.Column("version", sa.String(32), nullable=False),
     sa.Column("started_at", time_type(), nullable=False),
     sa.Column("last_seen", time_type(), nullable=False),
+    # The last claim of a worker that may never have heard its answer: its operation, and the ids one after the other.
+    sa.Column("claim_op", id_type()),
+    sa.Column("claim_ids", blob_type()),
     **_OPTIONS,
 )
 

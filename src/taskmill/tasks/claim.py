@@ -10,7 +10,7 @@ that expires by itself, or a lease that rescue ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from taskmill.sql.hot import Hot, run
 from taskmill.sql.schema import task_payloads, tasks
 from taskmill.tasks.journal import Change, append
 from taskmill.tasks.scan import Position, page_query
+from taskmill.tasks.workers import note_claim
 
 DEADLINE: Final = 5.0
 """Seconds from asking the index to the commit. With the index's own time-out (5 s) it ends before a reservation does (10 s)."""
@@ -52,6 +53,19 @@ _IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Of a claim whose answer has a long way to go: what it brings is written into the worker's row by the claim's own
+    transaction, so that the same operation, asked for again anywhere, finds it."""
+
+    op: bytes
+    ids: tuple[bytes, ...] = ()
+    """Noted under this operation so far: one claim may be two transactions."""
+
+    def after(self, ids: Iterable[bytes]) -> Note:
+        return Note(self.op, (*self.ids, *ids))
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """One claim, fixed when it is first sent: a resend names the same operation."""
 
@@ -62,6 +76,7 @@ class Claim:
     suspects: int
     """How many suspects may be among them."""
     op: bytes = field(default_factory=new_op)
+    note: Note | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +133,8 @@ def claim(connection: Connection, ids: Sequence[bytes], this: Claim, statement: 
     room = suspects[: this.suspects]
     if room:
         rows += [r for r in _claim(connection, statement.any, sorted(room), values) if r[0] not in taken]
+    if this.note is not None and rows:
+        note_claim(connection, this.worker, this.note.op, this.note.after(r[0] for r in rows).ids)
     return _taken(connection, ids, rows, states, this)
 
 

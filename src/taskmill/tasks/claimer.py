@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from taskmill.errors import IndexUnavailable
 from taskmill.index.index import Index, Next, Reserved
 from taskmill.model.clock import boottime
+from taskmill.model.ids import new_op
 from taskmill.model.state import Verb
 from taskmill.model.task import Claimed, Registry
 from taskmill.runtime.loop import wait_for_event
@@ -25,6 +26,7 @@ from taskmill.tasks.claim import (
     DEADLINE,
     NOTHING,
     Claim,
+    Note,
     Scan,
     Statement,
     Taken,
@@ -73,20 +75,29 @@ class Claimer:
         self._closing = asyncio.Event()
         self._payday: asyncio.Task[None] | None = None
 
-    async def claim(self, n: int, *, suspects: int, wait: bool = False) -> list[Claimed]:
+    async def claim(
+        self, n: int, *, suspects: int, wait: bool = False, note: Note | None = None
+    ) -> list[Claimed]:
         """Claim up to n tasks, at most `suspects` of them suspects. One transaction; [] when there is nothing.
 
-        `wait`: when the index has nothing for us, our name is put on its list of those to wake.
+        `wait`: when the index has nothing for us, our name is put on its list of those to wake. `note`: what the claim
+        brings is noted in the worker's row.
         Unavailable when SQL does not answer: what was reserved comes back by itself.
         """
         n = min(n, BATCH)
         sent = boottime()
         reserved, blind = await self._reserve(n, suspects, wait)
-        this = Claim(self._worker, self._mill.options.lease, sent, suspects)
+        this = Claim(self._worker, self._mill.options.lease, sent, suspects, note=note)
         taken = await self._take(reserved, this) if reserved else NOTHING
         claimed = list(taken.claimed)
         if blind and len(claimed) < n:
-            rest = Claim(self._worker, self._mill.options.lease, boottime(), suspects - _suspects(claimed))
+            rest = replace(
+                this,
+                sent=boottime(),
+                suspects=suspects - _suspects(claimed),
+                op=new_op(),
+                note=note and note.after(c.id for c in claimed),
+            )
             claimed += (await self._take_from_sql(n - len(claimed), rest)).claimed
         self.fruitless = bool(reserved) and not claimed
         if len(claimed) >= n:

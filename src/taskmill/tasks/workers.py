@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from taskmill.sql.dialect import db_now, from_now
@@ -29,24 +30,42 @@ def register(
     version: str,
 ) -> None:
     """Write or refresh this worker's row."""
-    seen = connection.execute(
-        sa.update(workers).where(_W.boot_id == boot_id).values(last_seen=db_now())
-    ).rowcount
-    if seen:
+    values = {
+        "name": name,
+        "host": host,
+        "queues": json.dumps(list(queues)),
+        "types": json.dumps(list(types)),
+        "slots": slots,
+        "version": version,
+    }
+    refresh = sa.update(workers).where(_W.boot_id == boot_id).values(last_seen=db_now(), **values)
+    if connection.execute(refresh).rowcount:
         return
+    row = sa.insert(workers).values(boot_id=boot_id, started_at=db_now(), last_seen=db_now(), **values)
+    try:
+        with connection.begin_nested():
+            connection.execute(row)
+    except exc.IntegrityError:  # written meanwhile: a remote worker may speak to two API processes
+        connection.execute(refresh)
+
+
+def touch(connection: Connection, boot_id: bytes) -> None:
+    """The worker lives. Without a row nothing happens: it is written again with the next claim."""
+    connection.execute(sa.update(workers).where(_W.boot_id == boot_id).values(last_seen=db_now()))
+
+
+def note_claim(connection: Connection, boot_id: bytes, op: bytes, ids: Sequence[bytes]) -> None:
+    """Note what a claim brought, in its transaction: the operation before it is forgotten."""
     connection.execute(
-        sa.insert(workers).values(
-            boot_id=boot_id,
-            name=name,
-            host=host,
-            queues=json.dumps(list(queues)),
-            types=json.dumps(list(types)),
-            slots=slots,
-            version=version,
-            started_at=db_now(),
-            last_seen=db_now(),
-        )
+        sa.update(workers).where(_W.boot_id == boot_id).values(claim_op=op, claim_ids=b"".join(ids))
     )
+
+
+def noted_claim(connection: Connection, boot_id: bytes, op: bytes) -> list[bytes]:
+    """The ids that this very operation claimed; [] when it claimed nothing, or is not the last one."""
+    query = sa.select(_W.claim_ids).where(_W.boot_id == boot_id, _W.claim_op == op)
+    ids = connection.execute(query).scalar_one_or_none() or b""
+    return [ids[i : i + 16] for i in range(0, len(ids), 16)]
 
 
 def leave(connection: Connection, boot_id: bytes) -> None:

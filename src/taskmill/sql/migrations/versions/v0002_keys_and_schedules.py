@@ -1,4 +1,4 @@
-"""Keys for programs, and cron schedules with what they fired.
+"""Keys for programs, cron schedules with what they fired, and the last claim of remote workers.
 
 A frozen copy of sql/schema.py as it was, like v0001; `create_all` skips what exists.
 """
@@ -40,6 +40,10 @@ def time_type() -> sa.types.TypeEngine[Any]:
 
 def text_type() -> sa.types.TypeEngine[str]:
     return sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+
+
+def blob_type() -> sa.types.TypeEngine[bytes]:
+    return sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 
 
 def small() -> sa.types.TypeEngine[int]:
@@ -110,9 +114,19 @@ fires = sa.Table(
 )
 
 
+CLAIM: Any = (("claim_op", id_type()), ("claim_ids", blob_type()))
+"""Columns of `workers`."""
+
+
 def upgrade() -> None:
     metadata.create_all(op.get_bind())
+    known = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("workers")}
+    for name, type_ in CLAIM:
+        if name not in known:  # DDL is not transactional on MySQL: an upgrade that broke off is run again
+            op.add_column("workers", sa.Column(name, type_))
 
 
 def downgrade() -> None:
+    for name, _ in CLAIM:
+        op.drop_column("workers", name)
     metadata.drop_all(op.get_bind())
