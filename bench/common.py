@@ -91,6 +91,10 @@ async def own_keys(url: str) -> AsyncIterator[str]:
         await redis.aclose()
 
 
+NO_LIMITS = {"TASKMILL_RATE_USER": "0", "TASKMILL_RATE_ANONYMOUS": "0", "TASKMILL_RATE_REGISTER": "0"}
+"""One user sends all that there is."""
+
+
 @contextmanager
 def product(*arguments: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """One process of the product (`taskmill worker …`), ended with SIGTERM and at last SIGKILL."""
@@ -98,7 +102,7 @@ def product(*arguments: str, environment: dict[str, str]) -> Iterator[subprocess
     path = os.pathsep.join(p for p in (str(BENCH), clean.get("PYTHONPATH", "")) if p)
     process = subprocess.Popen(
         [sys.executable, "-m", "taskmill", *arguments],
-        env={**clean, "PYTHONPATH": path, "TASKMILL_LOG_LEVEL": "warning", **environment},
+        env={**clean, **NO_LIMITS, "PYTHONPATH": path, "TASKMILL_LOG_LEVEL": "warning", **environment},
         cwd=BENCH,
     )
     try:

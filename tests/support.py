@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A child process must not inherit the product's settings from the shell that runs the tests.
 PRODUCT_SETTINGS = frozenset(
-    """APP_ENV DATABASE_URL JWT_EXPIRATION JWT_SECRET MAX_RETRY_ATTEMPTS NODE_ENV PORT QUEUE_CONCURRENCY
-    REDIS_HOST REDIS_PORT REDIS_URL""".split()
+    """APP_ENV DATABASE_URL JWT_EXPIRATION JWT_SECRET JWT_SECRET_PREVIOUS MAX_RETRY_ATTEMPTS NODE_ENV
+    PORT QUEUE_CONCURRENCY REDIS_HOST REDIS_PORT REDIS_URL""".split()
 )
 
 
@@ -246,13 +246,18 @@ class Processes:
             process.end()
 
 
+NO_LIMITS = {
+    f"TASKMILL_RATE_{of}": "0" for of in ("USER", "KEY", "ANONYMOUS", "LOGIN", "LOGIN_PEER", "REGISTER")
+}
+
+
 def clean_environment() -> dict[str, str]:
-    """The environment without any setting of the product."""
+    """The environment without any setting of the product, and without limits: all tests call from one address."""
     return {
         key: value
         for key, value in os.environ.items()
         if key not in PRODUCT_SETTINGS and not key.startswith("TASKMILL_")
-    } | {"PYTHONUNBUFFERED": "1"}
+    } | {"PYTHONUNBUFFERED": "1", **NO_LIMITS}
 
 
 # -- Redis and Valkey ------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from taskmill import __version__
-from taskmill.index.connect import connect
+from taskmill.index.connect import IndexOptions, connect
 from taskmill.index.embedded import EmbeddedValkey, find_binary
 from taskmill.index.index import Index
 from taskmill.index.keeper import EmbeddedIndex
@@ -142,6 +142,7 @@ class Parts:
         self._db = db
         self._accounts: Accounts | None = None
         self._feed: Service | None = None
+        self._index_options: IndexOptions | None = None
         self.where = "none: tasks are dispatched from SQL alone"
 
     async def open(self) -> EmbeddedIndex | None:
@@ -154,7 +155,7 @@ class Parts:
         index: Index | None = None
         bell: Bell = LocalBell()
         if url is not None:
-            options = self.settings.index_options(url)
+            options = self._index_options = self.settings.index_options(url)
             index = Index(options, connect(options))
             self._stack.push_async_callback(index.aclose)
             bell = RedisBell(options)
@@ -179,6 +180,7 @@ class Parts:
     async def api(self, listener: object) -> ApiServer:
         from taskmill.api.app import create_app
         from taskmill.api.feed import Feed
+        from taskmill.api.limits import Limiter
         from taskmill.api.server import ApiServer
         from taskmill.api.users import Accounts
 
@@ -188,7 +190,9 @@ class Parts:
         self._stack.callback(self._accounts.close)
         feed = Feed(self._db, self.mill.bell, self.probes, buffer=options.feed_buffer)
         self._feed = feed
-        app = create_app(self.mill, self.submitter, feed, self._accounts, options, auth)
+        limiter = Limiter(options.limits, self._index_options, self.rng)
+        self._stack.push_async_callback(limiter.close)
+        app = create_app(self.mill, self.submitter, feed, self._accounts, options, auth, limiter)
         return ApiServer(app, listener)  # type: ignore[arg-type]
 
     def api_services(self, server: ApiServer) -> list[Service]:

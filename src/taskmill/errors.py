@@ -6,16 +6,21 @@
     ├── RequestError                               what a caller asked for cannot be done
     │   ├── BadRequest         BAD_REQUEST
     │   ├── BadUserInput       BAD_USER_INPUT
+    │   │   └── InvalidPayload INVALID_PAYLOAD     a parameter of a typed handler: at the submit, and at the run (no retry)
     │   ├── Unauthenticated    UNAUTHENTICATED
     │   ├── Forbidden          FORBIDDEN
     │   ├── NotFound           NOT_FOUND
     │   ├── Conflict           CONFLICT
     │   ├── PayloadTooLarge    PAYLOAD_TOO_LARGE
     │   ├── QueryTooComplex    QUERY_TOO_COMPLEX
+    │   ├── RateLimited        RATE_LIMITED        too many calls: again after `retry_after` seconds
     │   └── RequestTimeout     TIMEOUT
     ├── Unavailable            UNAVAILABLE         SQL cannot answer now: try again
     │   ├── CommitUnknown      UNAVAILABLE         the reply to COMMIT was lost: the write may or may not stand
     │   └── IndexUnavailable   UNAVAILABLE         Redis cannot answer now: SQL goes on alone
+    ├── TaskEnded                                  what `wait` raises for a task that did not complete
+    │   ├── TaskFailed         TASK_FAILED
+    │   └── TaskCancelled      TASK_CANCELLED
     └── RunError                                   how one run of a handler ended
         ├── Retry              RETRY               raised by a handler: again after `after` seconds
         ├── Fail               FAILED              raised by a handler: no retry
@@ -74,6 +79,12 @@ class BadUserInput(RequestError):
     code = "BAD_USER_INPUT"
 
 
+class InvalidPayload(BadUserInput):
+    """A parameter is not what the handler's annotation says. A run that gets it fails at once, without a retry."""
+
+    code = "INVALID_PAYLOAD"
+
+
 class Unauthenticated(RequestError):
     """No token, or one that does not hold (any more)."""
 
@@ -110,6 +121,16 @@ class QueryTooComplex(RequestError):
     code = "QUERY_TOO_COMPLEX"
 
 
+class RateLimited(RequestError):
+    """Too many calls, or too many failed logins. `retry_after`: whole seconds, from 1, until it is worth trying again."""
+
+    code = "RATE_LIMITED"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class RequestTimeout(RequestError):
     """The request took too long to arrive or to answer."""
 
@@ -128,6 +149,28 @@ class CommitUnknown(Unavailable):
 
 class IndexUnavailable(Unavailable):
     """The index did not answer, or refused to write. Nothing is lost: SQL is the record."""
+
+
+class TaskEnded(TaskmillError):
+    """A task that somebody waits for has ended, and there is no result. `id` is the task's."""
+
+    code = "TASK_FAILED"
+
+    def __init__(self, message: str, *, id: str) -> None:
+        super().__init__(message)
+        self.id = id
+
+
+class TaskFailed(TaskEnded):
+    """No attempt is left, or it was not to be repeated; the message says what its last run said."""
+
+    code = "TASK_FAILED"
+
+
+class TaskCancelled(TaskEnded):
+    """Somebody cancelled it."""
+
+    code = "TASK_CANCELLED"
 
 
 class RunError(TaskmillError):

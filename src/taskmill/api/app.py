@@ -16,6 +16,7 @@ from taskmill.api.auth import Tokens
 from taskmill.api.edge import Edge, refusal
 from taskmill.api.feed import Feed
 from taskmill.api.health import Health
+from taskmill.api.limits import Limiter
 from taskmill.api.options import ApiOptions, AuthOptions
 from taskmill.api.page import graphiql
 from taskmill.api.schema.build import build_schema
@@ -30,12 +31,19 @@ GRAPHQL: Final = "/graphql"
 
 
 def create_app(
-    mill: Mill, submitter: Submitter, feed: Feed, accounts: Accounts, options: ApiOptions, auth: AuthOptions
+    mill: Mill,
+    submitter: Submitter,
+    feed: Feed,
+    accounts: Accounts,
+    options: ApiOptions,
+    auth: AuthOptions,
+    limiter: Limiter | None = None,
 ) -> Starlette:
     """The API over these parts, which the caller starts, stops and closes: `feed.run()` must be running for
-    subscriptions to begin, and `accounts.close()` ends its threads."""
-    tokens = Tokens(auth.secret, auth.expiration, accounts)
-    services = Services(mill, submitter, feed, accounts, tokens, options)
+    subscriptions to begin, and `accounts.close()` ends its threads. Without a limiter it counts in this process."""
+    limiter = limiter or Limiter(options.limits)
+    tokens = Tokens(auth.secret, auth.expiration, accounts, auth.previous)
+    services = Services(mill, submitter, feed, accounts, tokens, options, limiter)
     view = GraphQLView(build_schema(introspection=options.development), services)
     health = Health(mill, timeout=options.health_timeout)
     routes: list[BaseRoute] = [

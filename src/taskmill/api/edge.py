@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 import re
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from taskmill.errors import PayloadTooLarge, RequestTimeout, TaskmillError, Unavailable
+from taskmill.errors import PayloadTooLarge, RateLimited, RequestTimeout, TaskmillError, Unavailable
 
 REQUEST_ID: Final = "taskmill.request_id"
 """Where a scope holds it."""
@@ -26,6 +27,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "NOT_FOUND": 404,
     "TIMEOUT": 408,
     "PAYLOAD_TOO_LARGE": 413,
+    "RATE_LIMITED": 429,
     "UNAVAILABLE": 503,
 }
 
@@ -52,6 +54,25 @@ def request_id(scope: Scope) -> str:
     return str(scope.get(REQUEST_ID, ""))
 
 
+def peer(scope: Scope) -> str:
+    """Whose calls these are, when nobody is signed in: the client's address, of IPv6 the network of its site."""
+    client = scope.get("client")
+    return "" if client is None else site(client[0])
+
+
+def site(host: str) -> str:
+    """An address as limits know it. A site has 2^64 addresses of IPv6, and would have as many limits."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(address) >> 64 << 64))
+
+
 def refusal(
     scope: Scope, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
@@ -70,6 +91,8 @@ def refused(scope: Scope, error: TaskmillError) -> Response:
         headers["Connection"] = "close"
     if isinstance(error, Unavailable):
         headers["Retry-After"] = "1"
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(error.retry_after)
     return refusal(scope, STATUSES.get(error.code, 400), error.code, error.message, headers)
 
 

@@ -12,6 +12,24 @@ SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
+class LimitOptions:
+    """Operations a minute, unless it says otherwise; 0: no limit."""
+
+    user: int = 0
+    """Of a signed-in user."""
+    key: int = 0
+    """Of an API key."""
+    anonymous: int = 0
+    """Of an address, by those who are not signed in; opening a WebSocket counts as one."""
+    login: int = 0
+    """Failed logins of an account until it has to wait."""
+    login_peer: int = 0
+    """Failed logins from an address, an hour, until it has to wait."""
+    register: int = 0
+    """New users from an address, an hour, until it has to wait."""
+
+
+@dataclass(frozen=True, slots=True)
 class ApiOptions:
     """Sizes are bytes, times seconds."""
 
@@ -22,6 +40,10 @@ class ApiOptions:
     body_limit: int = 4 * 1024 * 1024
     body_timeout: float = 15.0
     """A request body that takes longer is given up (408)."""
+    request_timeout: float = 10.0
+    """An operation, but a subscription, that takes longer is given up (TIMEOUT)."""
+    max_cost: int = 5000
+    """Of an operation (schema/cost.py)."""
     allowed_origins: tuple[str, ...] = ()
     """Origins, besides the server's own, whose pages may open a WebSocket."""
     subscriptions: int = 20
@@ -31,19 +53,24 @@ class ApiOptions:
     send_timeout: float = 10.0
     """A client that takes nothing for so long is dropped."""
     health_timeout: float = 2.0
+    limits: LimitOptions = LimitOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class AuthOptions:
-    """`first_admin`: the first user of an empty installation becomes ADMIN (development)."""
+    """`first_admin`: the first user of an empty installation becomes ADMIN (development). `previous`: the secret of
+    before, which signs no more and still verifies."""
 
     secret: bytes = field(repr=False)
     expiration: timedelta = timedelta(days=1)
     bcrypt_rounds: int = 12
     first_admin: bool = False
+    previous: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.secret) < SECRET_BYTES:
             raise ConfigError(f"JWT_SECRET: {SECRET_BYTES} bytes or more are expected")
+        if self.previous is not None and len(self.previous) < SECRET_BYTES:
+            raise ConfigError(f"JWT_SECRET_PREVIOUS: {SECRET_BYTES} bytes or more are expected")
         if self.expiration <= timedelta(0):
             raise ConfigError("JWT_EXPIRATION: a time such as 15m, 12h or 1d is expected")

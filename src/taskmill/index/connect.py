@@ -22,8 +22,12 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool, parse_u
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException, RedisError
 
 Client = Redis | RedisCluster
+
+LOST = (RedisError, RedisClusterException, OSError, EOFError, TimeoutError)
+"""What a call raises whose server cannot answer."""
 
 _KINDS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _FORMS = (

@@ -88,13 +88,17 @@ class Settings(Model):
     def secret(self) -> bytes:
         """The key of access tokens. ConfigError in production when it is missing or short; else one is made once."""
         if self.jwt_secret is not None:
-            key = self.jwt_secret.encode()
-            if self.production and len(key) < SECRET_MINIMUM:
-                raise ConfigError(f"JWT_SECRET: expected {A_SECRET}; it has {len(key)}")
-            return key if len(key) >= SECRET_MINIMUM else hashlib.sha256(key).digest()
+            return self._key("JWT_SECRET", self.jwt_secret)
         if self.production:
             raise ConfigError(f"JWT_SECRET: expected {A_SECRET}; it is not set")
         return kept_secret(self.data_folder() / SECRET_FILE)
+
+    def _key(self, name: str, text: str) -> bytes:
+        """ConfigError in production when it is short; else a short one is stretched."""
+        key = text.encode()
+        if self.production and len(key) < SECRET_MINIMUM:
+            raise ConfigError(f"{name}: expected {A_SECRET}; it has {len(key)}")
+        return key if len(key) >= SECRET_MINIMUM else hashlib.sha256(key).digest()
 
     # -- the options of each layer -----------------------------------------------------------------------
 
@@ -166,21 +170,33 @@ class Settings(Model):
         )
 
     def api_options(self) -> ApiOptions:
-        from taskmill.api.options import ApiOptions
+        from taskmill.api.options import ApiOptions, LimitOptions
 
         return ApiOptions(
             host=self.api_host,
             port=self.port,
             development=not self.production,
+            request_timeout=self.request_timeout,
+            max_cost=self.max_cost,
             allowed_origins=self.allowed_origins,
+            limits=LimitOptions(
+                user=self.rate_user,
+                key=self.rate_key,
+                anonymous=self.rate_anonymous,
+                login=self.rate_login,
+                login_peer=self.rate_login_peer,
+                register=self.rate_register,
+            ),
         )
 
     def auth_options(self) -> AuthOptions:
         """ConfigError in production without a good secret; else it may make one (`secret`)."""
         from taskmill.api.options import AuthOptions
 
+        old = self.jwt_secret_previous
         return AuthOptions(
             secret=self.secret(),
+            previous=None if old is None else self._key("JWT_SECRET_PREVIOUS", old),
             expiration=self.jwt_expiration,
             bcrypt_rounds=self.bcrypt_rounds,
             first_admin=not self.production,

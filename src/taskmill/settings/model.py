@@ -68,12 +68,22 @@ class Model(BaseSettings):
     host: str | None = text("TASKMILL_HOST", None, AN_ADDRESS, forms.HOST, "Where the API listens. Not set: 127.0.0.1; in production 0.0.0.0.")
     port: int = count("PORT", 3000, 1, 65535, "Of the API.")
     jwt_secret: str | None = setting("JWT_SECRET", None, A_SECRET, "Signs access tokens. Not set: one is made and kept in the data folder; production needs one.", secret=True)
+    jwt_secret_previous: str | None = setting("JWT_SECRET_PREVIOUS", None, A_SECRET, "The JWT_SECRET of before: signs no more, and its tokens hold until they end.", secret=True)
     jwt_expiration: Duration = setting("JWT_EXPIRATION", timedelta(days=1), "a duration such as 30s, 15m, 12h or 1d", "How long an access token holds.")
     allowed_origins: Origins = setting("TASKMILL_ALLOWED_ORIGINS", (), "origins such as https://tasks.example.com, separated by commas", "Web pages of these origins may use the API, besides its own.")
+    request_timeout: float = seconds("TASKMILL_REQUEST_TIMEOUT", 10, 0.1, 600, "For a GraphQL operation, but a subscription.")
+    max_cost: int = count("TASKMILL_MAX_COST", 5000, 100, 10_000_000, "Of a GraphQL operation: a field costs 1, inside of a list as often as its limit says.")
     bcrypt_rounds: int = count("TASKMILL_BCRYPT_ROUNDS", 12, 4, 16, "Cost of a password's hash; each step doubles it.")
     # from elsewhere: programs and workers that reach a Taskmill by its API alone
     api_url: ApiUrl | None = setting("TASKMILL_API_URL", None, AN_API, "The API of a Taskmill elsewhere: for remote workers, the client and the command line.")
     api_key: str | None = setting("TASKMILL_API_KEY", None, A_KEY, "What it is asked with.", secret=True, pattern=r"^[!-~]{8,4096}$")
+    # how often one may ask; 0 turns a limit off
+    rate_user: int = count("TASKMILL_RATE_USER", 12_000, 0, 100_000_000, "Operations a minute of a signed-in user; 0: no limit, as for all of these.")
+    rate_key: int = count("TASKMILL_RATE_KEY", 60_000, 0, 100_000_000, "Operations a minute of an API key.")
+    rate_anonymous: int = count("TASKMILL_RATE_ANONYMOUS", 600, 0, 100_000_000, "Operations a minute of an address, by those who are not signed in.")
+    rate_login: int = count("TASKMILL_RATE_LOGIN", 5, 0, 1000, "Failed logins of an account until it has to wait, longer with each: 4 s to 15 minutes.")
+    rate_login_peer: int = count("TASKMILL_RATE_LOGIN_PEER", 30, 0, 100_000, "Failed logins from an address, an hour, until it has to wait: 4 s to 1 minute.")
+    rate_register: int = count("TASKMILL_RATE_REGISTER", 10, 0, 100_000, "New users from an address, an hour, until it has to wait: 4 s to 1 minute.")
     # workers
     app: AppName | None = setting("TASKMILL_APP", None, "module:attribute", "The handlers. Not set: taskmill.handlers:app; production needs one.")
     concurrency: int = count("QUEUE_CONCURRENCY", 5, 1, 10_000, "Tasks at a time per worker.")

@@ -15,6 +15,7 @@ from strawberry.dataloader import DataLoader
 
 from taskmill.api.auth import Session, Tokens
 from taskmill.api.feed import Feed
+from taskmill.api.limits import Limiter
 from taskmill.api.options import ApiOptions
 from taskmill.api.users import Accounts, Role, User, load_users
 from taskmill.errors import Forbidden, Unauthenticated
@@ -43,6 +44,7 @@ class Services:
     accounts: Accounts
     tokens: Tokens
     options: ApiOptions
+    limiter: Limiter
 
 
 class Closer(Protocol):
@@ -54,9 +56,13 @@ class Closer(Protocol):
 class Context:
     """One HTTP request, or one WebSocket with all its operations."""
 
-    def __init__(self, services: Services, request_id: str, session: Session | None = None) -> None:
+    def __init__(
+        self, services: Services, request_id: str, session: Session | None = None, *, peer: str = ""
+    ) -> None:
         self.services = services
         self.request_id = request_id
+        self.peer = peer
+        """The address that limits know the caller by."""
         self.session = session
         self.socket: Closer | None = None
         self.connection_params: object = None
@@ -80,6 +86,24 @@ class Context:
         if role not in roles:
             needed = " or ".join(role.name for role in Role if role in roles) or "no role at all"
             raise Forbidden(f"{name} is for {needed}: this login has the role {role.name}.")
+
+    @property
+    def bound(self) -> bool:
+        """Whether who asks may use some queues only."""
+        return (
+            self.session is not None and self.session.key is not None and self.session.key.queues is not None
+        )
+
+    def check_queue(self, queue: str) -> None:
+        """Forbidden when who asks signed in with an API key that is bound to other queues."""
+        key = self.session.key if self.session is not None else None
+        if key is not None and key.queues is not None and queue not in key.queues:
+            raise Forbidden(f"queue: this API key is for {', '.join(key.queues)} only.")
+
+    def check_login(self, name: str) -> None:
+        """Forbidden when who asks signed in with an API key: what only a person does, with a password."""
+        if self.session is not None and self.session.key is not None:
+            raise Forbidden(f"{name} needs a login: an API key is not enough.")
 
     async def viewer_now(self) -> User:
         """Who asks, looked up again: for what lives longer than a request."""

@@ -16,7 +16,7 @@ from strawberry.extensions import SchemaExtension
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types import StreamExecutionResult
 
-from taskmill.errors import RequestError, TaskmillError, Unavailable
+from taskmill.errors import RateLimited, RequestError, TaskmillError, Unavailable
 
 MOST: Final = 5
 """Errors in one response."""
@@ -67,8 +67,14 @@ def _told(error: GraphQLError, request_id: str) -> GraphQLError:
         source=error.source,
         positions=error.positions,
         path=error.path,
-        extensions={"code": code, "requestId": request_id},
+        extensions={"code": code, "requestId": request_id} | _when(error),
     )
+
+
+def _when(error: GraphQLError) -> dict[str, Any]:
+    """When it is worth trying again: a WebSocket has no header for it."""
+    origin = _origin(error)
+    return {"retryAfter": origin.retry_after} if isinstance(origin, RateLimited) else {}
 
 
 def _judged(error: GraphQLError) -> tuple[str, str]:

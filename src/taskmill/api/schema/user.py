@@ -67,12 +67,16 @@ class UserQueries:
 class UserMutations:
     @strawberry.mutation(description="A new user, logged in.", metadata=allow_anyone())
     async def register(self, info: Info, input: RegisterInput) -> AuthPayload:
-        accounts = info.context.services.accounts
-        return _entered(info, await accounts.register(input.email, input.password, input.name))
+        services, peer = info.context.services, info.context.peer
+        await services.limiter.register(input.email, peer)
+        return _entered(info, await services.accounts.register(input.email, input.password, input.name))
 
     @strawberry.mutation(metadata=allow_anyone())
     async def login(self, info: Info, input: LoginInput) -> AuthPayload:
-        return _entered(info, await info.context.services.accounts.login(input.email, input.password))
+        services, peer = info.context.services, info.context.peer
+        async with services.limiter.login(input.email, peer):
+            user = await services.accounts.login(input.email, input.password)
+        return _entered(info, user)
 
 
 def _entered(info: Info, user: UserRow) -> AuthPayload:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
+from graphql import GraphQLError
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -23,18 +24,19 @@ from strawberry.http.exceptions import NonJsonMessageReceived, WebSocketDisconne
 from strawberry.schema.base import BaseSchema
 from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import SubscribeMessage
 from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.unset import UNSET, UnsetType
 
 from taskmill.api.auth import Session, bearer
-from taskmill.api.edge import refusal, refused, request_id
+from taskmill.api.edge import peer, refusal, refused, request_id
 from taskmill.api.page import PAGE, PAGE_POLICY
 from taskmill.api.schema.context import Context, Services
 from taskmill.api.schema.faults import told
 from taskmill.api.schema.live import TRY_AGAIN
 from taskmill.api.text import JsonError, load_json
-from taskmill.errors import BadRequest, TaskmillError, Unauthenticated, Unavailable
+from taskmill.errors import BadRequest, RateLimited, TaskmillError, Unauthenticated, Unavailable
 
 INIT_TIMEOUT: Final = timedelta(seconds=10)
 RESPONSE_JSON: Final = "application/graphql-response+json"
@@ -124,6 +126,16 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
         self.context.socket = self.websocket
         await super().handle()
 
+    async def handle_subscribe(self, message: SubscribeMessage) -> None:
+        try:
+            if self.connection_acknowledged:
+                await self.context.services.limiter.call(self.context.session, self.context.peer)
+        except RateLimited as error:
+            [told_error] = told([GraphQLError(error.message, original_error=error)], self.context.request_id)
+            await self.send_message({"id": message["id"], "type": "error", "payload": [told_error.formatted]})
+        else:
+            await super().handle_subscribe(message)
+
 
 class _Stream(StreamingResponse):
     """An SSE response that gives up on a client that takes nothing."""
@@ -159,7 +171,12 @@ class GraphQLView(GraphQL[Context, None]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await self.run(WebSocket(scope, receive=receive, send=send))
+            try:
+                await self.services.limiter.call(None, peer(scope))
+            except RateLimited as error:
+                await WebSocket(scope, receive, send).send_denial_response(refused(scope, error))
+            else:
+                await self.run(WebSocket(scope, receive=receive, send=send))
             return
         request = Request(scope, receive)
         response = self._not_ours(request)
@@ -190,10 +207,15 @@ class GraphQLView(GraphQL[Context, None]):
     # ---- who asks ---------------------------------------------------------------------------------------------
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
-        context = Context(self.services, request_id(request.scope))
+        context = Context(self.services, request_id(request.scope), peer=peer(request.scope))
+        limiter = self.services.limiter
         if isinstance(request, Request):
-            token = bearer(request.headers.getlist("authorization"))
-            context.session = await self._session(token)
+            try:
+                context.session = await self._session(bearer(request.headers.getlist("authorization")))
+            except Unauthenticated:
+                await limiter.call(None, context.peer)  # a guess counts as any call
+                raise
+            await limiter.call(context.session, context.peer)
         else:
             context.handshake = request.headers.getlist("authorization")
             context.streams = True
@@ -252,6 +274,9 @@ class GraphQLView(GraphQL[Context, None]):
     async def process_result(self, request: Request, result: ExecutionResult) -> GraphQLHTTPResponse:
         if result.errors:
             result.errors = told(result.errors, request_id(request.scope))
+            waits = [(e.extensions or {}).get("retryAfter") for e in result.errors]
+            request.state.retry_after = max((wait for wait in waits if wait), default=None)
+            request.state.limited = result.data is None and None not in waits
         if isinstance(result, PreExecutionError) or _ran_nothing(result):
             # Clients from before the GraphQL-over-HTTP draft take only 200 for an answer about a document.
             unfit = any((e.extensions or {}).get("code") == "BAD_REQUEST" for e in result.errors or ())
@@ -268,6 +293,10 @@ class GraphQLView(GraphQL[Context, None]):
         state = sub_response.state  # type: ignore[attr-defined]
         if getattr(state, "refused", False):
             response.status_code = 400
+        if getattr(state, "limited", False):
+            response.status_code = 429
+        if getattr(state, "retry_after", None):
+            response.headers["Retry-After"] = str(state.retry_after)
         return response
 
     async def create_streaming_response(
