@@ -98,6 +98,7 @@ schedules = sa.Table(
     sa.Column("updated_at", time_type(), nullable=False),
     sa.UniqueConstraint("user_id", "name", name="uq_schedules_name"),
     sa.Index("ix_schedules_next", "next_at", "id"),
+    sa.Index("ix_schedules_waiting", "waiting", "id"),
     **_OPTIONS,
 )
 
@@ -110,6 +111,7 @@ fires = sa.Table(
     sa.Column("task_id", id_type()),
     sa.Column("at", time_type(), nullable=False),
     sa.Index("ix_fires_at", "at"),
+    sa.Index("ix_fires_outcome", "schedule_id", "outcome", "nominal_at"),
     **_OPTIONS,
 )
 
