@@ -94,7 +94,7 @@ async def test_numbers(api: Api) -> None:
 
 
 DEEP = """{ tasks(limit: 100) {
-    id title description payload result error user { email } logs(limit: 5) { message } runs { attempt outcome traceback }
+    id title description payload result error user { email } logs(limit: 5) { message } runs(limit: 5) { attempt outcome traceback }
 } }"""
 
 

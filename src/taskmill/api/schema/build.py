@@ -9,7 +9,7 @@ from graphql import GraphQLError
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 
-from taskmill.api.schema.guard import extensions
+from taskmill.api.schema.guard import carry_out, extensions
 from taskmill.api.schema.live import Subscription
 from taskmill.api.schema.roles import enforce
 from taskmill.api.schema.scalars import SCALARS
@@ -46,4 +46,5 @@ def build_schema(*, introspection: bool) -> Schema:
         config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=True),
     )
     enforce(schema._schema)  # the one place that graphql-core's own schema is in
+    carry_out(schema._schema)
     return schema

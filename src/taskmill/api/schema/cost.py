@@ -29,7 +29,6 @@ from graphql import (
     GraphQLObjectType,
     GraphQLSchema,
     InlineFragmentNode,
-    IntValueNode,
     ListValueNode,
     ObjectValueNode,
     OperationDefinitionNode,
@@ -179,7 +178,9 @@ class _Compiler:
 
     # ---- how many ---------------------------------------------------------------------------------------------
 
-    def _size(self, field: GraphQLField, told: str | int | None, given: Mapping[str, ValueNode]) -> Size | int:
+    def _size(
+        self, field: GraphQLField, told: str | int | None, given: Mapping[str, ValueNode]
+    ) -> Size | int:
         """How often what is inside of the field counts."""
         if isinstance(told, int):
             return told
@@ -242,8 +243,8 @@ def _has_variables(node: ValueNode) -> bool:
 
 def _number(value: Any) -> int:
     """Of a page: at least nothing, at most a whole one."""
-    if isinstance(value, float) and value == value:
-        value = int(max(0.0, min(value, float(PAGE_MOST))))
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return max(0, min(value, PAGE_MOST))
     return 1

@@ -1,4 +1,8 @@
-"""What a document may cost: bounds that are checked before anything runs, and the caches of parsed documents.
+"""What a document may ask for: all that is checked before anything runs, and the cache of documents that were.
+
+In this order, and the first finding ends it: how long it is (characters, tokens), how large (bounds.py), whether it is
+valid, whether it can be run here, what it costs (cost.py). Then it runs, for as long as the wall-clock limit lets it:
+a query is given up, a mutation that has begun is carried out to its end, whoever still waits for it (`carry_out`).
 
 The payload of a task is best sent as a variable: variables are not part of the document, so its limits do not count
 them.
@@ -6,157 +10,197 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import Any, Final
 
+import structlog
 from graphql import (
-    FieldNode,
-    FragmentDefinitionNode,
-    FragmentSpreadNode,
+    DocumentNode,
     GraphQLError,
-    InlineFragmentNode,
+    GraphQLSchema,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
-    SelectionSetNode,
-    ValidationContext,
-    ValidationRule,
+    parse,
 )
-from strawberry.extensions import (
-    AddValidationRules,
-    MaxTokensLimiter,
-    ParserCache,
-    SchemaExtension,
-    ValidationCache,
-)
+from strawberry.extensions import AddValidationRules, MaxTokensLimiter, SchemaExtension
+from strawberry.schema.schema import validate_document
 from strawberry.types.graphql import OperationType
 
+from taskmill.api.schema.bounds import too_much
+from taskmill.api.schema.cost import SHOWN_MOST, Plan, plans
 from taskmill.api.schema.faults import Faults
+from taskmill.errors import RequestTimeout
 
 TOKENS: Final = 1000
-DEPTH: Final = 10
-ALIASES: Final = 15
+CHARACTERS: Final = 15_000
 CACHED: Final = 128
 CACHED_SIZE: Final = 2048
 """Characters of a document that is kept parsed. It takes about 170 times its size, and anyone may send new ones: the
 two bounds keep the cache under 50 MB."""
 
+_NOTHING: Final = parse("{ __typename }")
+_TOO_LONG: Final = (
+    f"The document has {{}} characters; at most {CHARACTERS} are taken: send values as variables."
+)
+_LATE: Final = "The operation took longer than {:g} s."
+_WRITTEN: Final = (
+    " A mutation that had begun is carried out all the same, and the next ones of the document are not begun: look "
+    "before you send it again."
+)
+
+log = structlog.get_logger(__name__)
+
 Factory = Callable[[], SchemaExtension]
 
 
-class BoundedRule(ValidationRule):
-    """Refuses documents that are nested too deeply or have too many aliases, fragments included.
+@dataclass(slots=True)
+class Known:
+    """A document that was parsed, and what was found of it: the same for each request that sends it."""
 
-    Each fragment is measured once, however often it is spread: a document cannot make the measuring itself expensive.
-    """
-
-    def __init__(self, context: ValidationContext) -> None:
-        super().__init__(context)
-        measure = _Measure(
-            {d.name.value: d for d in context.document.definitions if isinstance(d, FragmentDefinitionNode)}
-        )
-        depth = aliases = 0
-        for definition in context.document.definitions:
-            if isinstance(definition, OperationDefinitionNode):
-                levels, names = measure.of(definition.selection_set)
-                depth, aliases = max(depth, levels), aliases + names
-        if depth > DEPTH:
-            self._refuse(f"The document is nested {depth} levels deep; at most {DEPTH} are taken.")
-        if aliases > ALIASES:
-            self._refuse(f"The document has {aliases} aliases; at most {ALIASES} are taken.")
-
-    def _refuse(self, message: str) -> None:
-        self.report_error(GraphQLError(message, extensions={"code": "QUERY_TOO_COMPLEX"}))
+    document: DocumentNode
+    errors: list[GraphQLError] | None = None
+    """None: not validated yet."""
+    plans: Mapping[str | None, Plan] = field(default_factory=dict)
 
 
-class _Measure:
-    """Depth and number of aliases of selections."""
+class Documents(SchemaExtension):
+    """Reads and judges a document: 2 ms the first time, nothing when a short one comes again."""
 
-    def __init__(self, fragments: dict[str, FragmentDefinitionNode]) -> None:
-        self._fragments = fragments
-        self._known: dict[str, tuple[int, int]] = {}
-
-    def of(self, selections: SelectionSetNode | None) -> tuple[int, int]:
-        depth = aliases = 0
-        for selection in selections.selections if selections is not None else ():
-            if isinstance(selection, FragmentSpreadNode):
-                levels, names = self._fragment(selection.name.value)
-            elif isinstance(selection, FieldNode):
-                if selection.name.value.startswith("__"):
-                    continue  # introspection is deep by nature and bounded by the schema
-                levels, names = self.of(selection.selection_set)
-                levels, names = levels + 1, names + (selection.alias is not None)
-            else:
-                assert isinstance(selection, InlineFragmentNode)
-                levels, names = self.of(selection.selection_set)
-            depth, aliases = max(depth, levels), aliases + names
-        return depth, aliases
-
-    def _fragment(self, name: str) -> tuple[int, int]:
-        if name not in self._known:
-            self._known[name] = (0, 0)  # a circle is another rule's finding
-            fragment = self._fragments.get(name)
-            self._known[name] = self.of(fragment.selection_set if fragment is not None else None)
-        return self._known[name]
-
-
-class DocumentCache(ParserCache):
-    """Keeps short documents parsed: 1.3 ms a request otherwise."""
+    def __init__(self, kept: dict[str, Known]) -> None:
+        super().__init__()
+        self._kept = kept
+        self._known: Known | None = None
+        self._wait = 0.0
 
     def on_parse(self) -> Iterator[None]:
-        if not _is_long(self):
-            context = self.execution_context
-            # What cannot be parsed is left to Strawberry, which reports it where it reports all errors.
-            with suppress(GraphQLError):
-                context.graphql_document = self.cached_parse_document(context.query, **context.parse_options)
-        yield
-
-
-class VerdictCache(ValidationCache):
-    """Keeps what validation found for short documents."""
-
-    def on_validate(self) -> Iterator[None]:
-        if _is_long(self):
-            yield
-        else:
-            yield from super().on_validate()
-
-
-class Runnable(SchemaExtension):
-    """Refuses what Strawberry would run otherwise: the first of several operations, when the caller chose none, and
-    a subscription as if it were a query, where nothing can be streamed."""
-
-    def on_validate(self) -> Iterator[None]:
         context = self.execution_context
-        document = context.graphql_document
-        operations = (
-            [d for d in document.definitions if isinstance(d, OperationDefinitionNode)] if document else []
-        )
-        if len(operations) > 1 and context._provided_operation_name is None:  # its public form guesses
-            self._refuse("The document has several operations: operationName is expected.")
-        elif context.operation_type is OperationType.SUBSCRIPTION and not context.context.streams:
-            self._refuse("A subscription needs a WebSocket, or SSE: send Accept: text/event-stream.")
+        query = context.query or ""
+        self._known = self._kept.get(query)
+        if len(query) > CHARACTERS:
+            # Not read at all: it goes on as a document that is refused.
+            context._provided_operation_name = None
+            self._known = Known(_NOTHING, [refusal(_TOO_LONG.format(len(query)))])
+        if self._known is not None:
+            context.graphql_document = self._known.document
+        yield
+        if self._known is None and context.graphql_document is not None:
+            self._known = Known(context.graphql_document)
+            if len(query) <= CACHED_SIZE:
+                if len(self._kept) >= CACHED:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[query] = self._known
+
+    def on_validate(self) -> Iterator[None]:
+        context, known = self.execution_context, self._known
+        assert known is not None
+        if known.errors is None:
+            known.errors = self._judged(known)
+        # A list of its own: what runs afterwards may add to it.
+        context.pre_execution_errors = list(known.errors) or self._unfit(known)
         yield
 
-    def _refuse(self, message: str) -> None:
-        error = GraphQLError(message, extensions={"code": "BAD_REQUEST"})
-        self.execution_context.pre_execution_errors = [error]
+    async def on_execute(self) -> AsyncIterator[None]:
+        context = self.execution_context
+        if context.operation_type is OperationType.SUBSCRIPTION:
+            yield
+            return
+        most = context.context.services.options.request_timeout
+        try:
+            async with asyncio.timeout(most + self._wait):
+                yield
+        except TimeoutError:
+            writes = context.operation_type is OperationType.MUTATION
+            raise RequestTimeout(_LATE.format(most + self._wait) + (_WRITTEN if writes else "")) from None
+
+    def _judged(self, known: Known) -> list[GraphQLError]:
+        """What is wrong with it, whoever sends it."""
+        found = too_much(known.document)
+        if found is not None:
+            return [refusal(found)]
+        schema = self.execution_context.schema._schema
+        errors = validate_document(schema, known.document, self.execution_context.validation_rules)
+        if not errors:
+            known.plans = plans(schema, known.document)
+        return errors
+
+    def _unfit(self, known: Known) -> list[GraphQLError]:
+        """Why it cannot be run here and with these variables."""
+        context = self.execution_context
+        operations = [d for d in known.document.definitions if isinstance(d, OperationDefinitionNode)]
+        if len(operations) > 1 and context._provided_operation_name is None:  # its public form guesses
+            return [_unrunnable("The document has several operations: operationName is expected.")]
+        if context.operation_type is OperationType.SUBSCRIPTION and not context.context.streams:
+            return [_unrunnable("A subscription needs a WebSocket, or SSE: send Accept: text/event-stream.")]
+        plan = known.plans[context._provided_operation_name]
+        self._wait = plan.wait
+        cost, most = plan.cost(context.variables), context.context.services.options.max_cost
+        if cost <= most:
+            return []
+        shown = f"{cost:,}" if cost <= SHOWN_MOST else f"more than {SHOWN_MOST:,}"
+        return [
+            refusal(
+                f"The operation costs {shown}; at most {most:,} is taken. A field costs 1, and what is selected inside of "
+                "a list as often as its limit says: ask for fewer fields, or a smaller limit."
+            )
+        ]
 
 
-def _is_long(extension: SchemaExtension) -> bool:
-    return len(extension.execution_context.query or "") > CACHED_SIZE
+def refusal(message: str) -> GraphQLError:
+    return GraphQLError(message, extensions={"code": "QUERY_TOO_COMPLEX"})
+
+
+def _unrunnable(message: str) -> GraphQLError:
+    """Strawberry would run the first of several operations otherwise, and a subscription as if it were a query."""
+    return GraphQLError(message, extensions={"code": "BAD_REQUEST"})
 
 
 def extensions(*, introspection: bool) -> list[Factory]:
-    """For each request new instances; the rules are classes made once, for the cache of verdicts is keyed by them."""
-    rules: list[Any] = [BoundedRule]
-    if not introspection:
-        rules.append(NoSchemaIntrospectionCustomRule)
+    """For each request new instances; what was found of documents is kept for the schema that these are made for."""
+    kept: dict[str, Known] = {}
+    rules = [] if introspection else [NoSchemaIntrospectionCustomRule]
     return [
         Faults,
         lambda: MaxTokensLimiter(max_token_count=TOKENS),
         lambda: AddValidationRules(rules),
-        lambda: DocumentCache(maxsize=CACHED),
-        lambda: VerdictCache(maxsize=CACHED),
-        Runnable,
+        lambda: Documents(kept),
     ]
+
+
+_begun: Final[set[asyncio.Future[Any]]] = set()
+"""Mutations under way. A task that nothing refers to may be collected before it ends."""
+
+
+def carry_out(schema: GraphQLSchema) -> None:
+    """Lets every mutation of the schema end once it has begun: the limit of time, or a client that gives up, ends the
+    waiting for it and keeps the next ones of the document from beginning, but cuts no transaction."""
+    mutations = schema.mutation_type.fields if schema.mutation_type else {}
+    for name, mutation in mutations.items():
+        assert mutation.resolve is not None
+        mutation.resolve = _carried_out(name, mutation.resolve)
+
+
+def _carried_out(name: str, resolve: Callable[..., Any]) -> Callable[..., Any]:
+    async def ending(work: Awaitable[Any]) -> Any:
+        task = asyncio.ensure_future(work)
+        _begun.add(task)
+        task.add_done_callback(_begun.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda task: _late(name, task))
+            raise
+
+    def carried_out(*args: Any, **given: Any) -> Any:
+        result = resolve(*args, **given)
+        return ending(result) if isawaitable(result) else result
+
+    return carried_out
+
+
+def _late(name: str, task: asyncio.Future[Any]) -> None:
+    """How it ended, for the log: the caller was told that it is not known."""
+    error = None if task.cancelled() else task.exception()
+    log.warning("mutation.late", mutation=name, error=None if error is None else type(error).__name__)
