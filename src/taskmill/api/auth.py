@@ -1,11 +1,14 @@
 """Tokens: a JWT names a user for a while; the user's row says each time what that is worth.
 
-HS256 and nothing else, whatever a token's header says. The role is not in the token: it is read from the row (at most
+HS256 and nothing else, whatever a token's header says. Its `kid` names the secret that signed it, out of the one or two
+that the settings give: the one of before still verifies. The role is not in the token: it is read from the row (at most
 CACHE_SECONDS old), so a new role, a disabled user and a raised token version count at once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import secrets
 import time
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from typing import Any, Final
 
 import jwt
 
+from taskmill.api.keys import MARK, ApiKeys, KeyInfo
 from taskmill.api.users import Accounts, User
 from taskmill.errors import Unauthenticated
 from taskmill.model.ids import id_text, parse_id
@@ -30,15 +34,19 @@ LEEWAY: Final = timedelta(seconds=5)
 
 _INVALID: Final = "The token is not valid. Log in again."
 _EXPIRED: Final = "The token has expired. Log in again."
+_HEADER: Final = {"alg", "typ", "kid"}
+"""A token of ours has these headers and no others: none that names a key, or where to fetch one."""
 _REQUIRED: Final = ["exp", "iat", "sub", "jti", "iss", "aud", "typ", "ver"]
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who is asking, proven by a token that ends at `expires` (seconds since 1970, by this machine's clock)."""
+    """Who is asking, proven by a token that ends at `expires` (seconds since 1970, by this machine's clock), or by an
+    API key: then `key` says which, and the user's role is the key's."""
 
     user: User
     expires: float
+    key: KeyInfo | None = None
 
     @property
     def expired(self) -> bool:
@@ -46,13 +54,20 @@ class Session:
 
 
 class Tokens:
-    """Issues and checks access tokens."""
+    """Issues and checks access tokens; checks API keys too. `previous`: a secret that signs no more and still verifies."""
 
-    def __init__(self, secret: bytes, expiration: timedelta, accounts: Accounts) -> None:
-        self._secret = secret
+    def __init__(
+        self, secret: bytes, expiration: timedelta, accounts: Accounts, previous: bytes | None = None
+    ) -> None:
+        self._kid = key_id(secret)
+        self._secrets = {key_id(old): old for old in (previous, secret) if old is not None}
         self._expiration = expiration
         self._accounts = accounts
         self._known: dict[str, dict[str, Any]] = {}
+
+    @property
+    def keys(self) -> ApiKeys:
+        return self._accounts.keys
 
     def issue(self, user: User) -> str:
         """A token for this user, valid from now for the configured time."""
@@ -67,10 +82,13 @@ class Tokens:
             "iat": now,
             "exp": now + self._expiration,
         }
-        return jwt.encode(claims, self._secret, algorithm=ALGORITHM)
+        return jwt.encode(claims, self._secrets[self._kid], algorithm=ALGORITHM, headers={"kid": self._kid})
 
     async def check(self, token: str) -> Session:
-        """Whose token it is. Unauthenticated: forged, expired, revoked, or its user is gone."""
+        """Whose token or API key it is. Unauthenticated: forged, expired, revoked, or its user is gone."""
+        if token.startswith(MARK):
+            owner, key = await self.keys.check(token)
+            return Session(owner, _end(key), key)
         claims = self._known.get(token)
         if claims is None:
             claims = self._decode(token)
@@ -86,9 +104,15 @@ class Tokens:
         return Session(user, float(claims["exp"]))
 
     async def recheck(self, session: Session) -> Session:
-        """The session again, later: Unauthenticated once the token has expired or the user lost it."""
+        """The session again, later: Unauthenticated once the token or key has expired or the user lost it.
+
+        Costs a look into memory, and a read every CACHE_SECONDS.
+        """
         if session.expired:
             raise Unauthenticated(_EXPIRED)
+        if session.key is not None:
+            owner = await self.keys.recheck(session.user.id, session.key)
+            return session if owner == session.user else Session(owner, session.expires, session.key)
         user = await self._accounts.by_id(session.user.id)
         if user is None or user.disabled or user.token_version != session.user.token_version:
             raise Unauthenticated(_INVALID)
@@ -98,9 +122,13 @@ class Tokens:
         if len(token) > TOKEN_MOST:
             raise Unauthenticated(_INVALID)
         try:
+            header = jwt.get_unverified_header(token)
+            kid = header.get("kid")
+            if set(header) != _HEADER or not isinstance(kid, str) or kid not in self._secrets:
+                raise Unauthenticated(_INVALID)
             claims = jwt.decode(
                 token,
-                self._secret,
+                self._secrets[kid],
                 algorithms=[ALGORITHM],
                 audience=AUDIENCE,
                 issuer=ISSUER,
@@ -115,6 +143,15 @@ class Tokens:
         if claims["typ"] != ACCESS or claims["aud"] != AUDIENCE or not isinstance(claims["exp"], int):
             raise Unauthenticated(_INVALID)
         return claims
+
+
+def key_id(secret: bytes) -> str:
+    """The `kid` of tokens that this secret signs: says which of two it was, and nothing of the secret."""
+    return hashlib.sha256(secret).hexdigest()[:8]
+
+
+def _end(key: KeyInfo) -> float:
+    return math.inf if key.expires is None else key.expires.replace(tzinfo=UTC).timestamp()
 
 
 def bearer(headers: list[str]) -> str | None:

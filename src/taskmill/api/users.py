@@ -1,46 +1,34 @@
-"""Users: who they are, their passwords, and what the command line does with them.
+"""Users: who they are, what they may do, and how their logins end.
 
-Passwords are hashed with bcrypt, which reads 72 bytes and no more: longer ones are refused, never cut. Hashing takes a
-quarter of a second of CPU, so it runs in two threads, and beyond a bound of waiting sign-ins callers are turned away.
+A token carries the version of its user. Whatever takes something away (another role, disabling, a new password,
+`logoutEverywhere`) raises the version in the same transaction, and each process acts on it within CACHE_SECONDS.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
-from enum import IntEnum
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
-from pwdlib import PasswordHash
-from pwdlib.exceptions import UnknownHashError
-from pwdlib.hashers.bcrypt import BcryptHasher
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
+from taskmill.api.identity import CACHE_SECONDS, Role, User
+from taskmill.api.keys import ApiKeys
+from taskmill.api.passwords import Passwords, checked_password, presented_password
 from taskmill.api.text import line
-from taskmill.errors import BadUserInput, Conflict, NotFound, Unauthenticated, Unavailable
+from taskmill.errors import BadUserInput, Conflict, NotFound, Unauthenticated
 from taskmill.model.clock import boottime
 from taskmill.model.ids import id_text, new_id
 from taskmill.sql.dialect import db_now
 from taskmill.sql.engine import Database
 from taskmill.sql.schema import meta, users
 
-PASSWORD_LEAST: Final = 8
-PASSWORD_MOST: Final = 72
-"""Bytes in UTF-8."""
 NAME_MOST: Final = 200
 EMAIL_MOST: Final = 254
-HASHING_THREADS: Final = 2
-HASHING_WAITERS: Final = 64
-CACHE_SECONDS: Final = 2.0
-"""How long a process may act on what it knows of a user: bounds the delay of a new role or a revoked token."""
 CACHE_USERS: Final = 10_000
 FIRST_ADMIN: Final = "first_admin"
 
@@ -48,35 +36,12 @@ _EMAIL: Final = re.compile(
     r"[^\s@\"(),:;<>\[\\\]\x00-\x1f\x7f-\x9f]{1,64}@[^\W_]([\w-]*\w)?(\.[^\W_]([\w-]*\w)?)*"
 )
 _REFUSED: Final = "Wrong e-mail address or password."
+_ABSENT: Final = "There is no such user."
+_LAST_ADMIN: Final = "This is the last ADMIN that is not disabled: make another one first."
 
-T = TypeVar("T")
+__all__ = ["Accounts", "Role", "User", "is_empty", "load_users", "normal_email"]
+
 log = structlog.get_logger(__name__)
-
-
-class Role(IntEnum):
-    """What a user may do. The number is what SQL stores."""
-
-    ADMIN = 1
-    USER = 2
-    WORKER = 3
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """One row of `users`, without the password's hash. Times are naive UTC."""
-
-    id: bytes
-    email: str
-    name: str
-    role: Role
-    token_version: int
-    created_at: datetime
-    disabled: bool
-
-    @property
-    def owner(self) -> bytes | None:
-        """Whose tasks this user sees: its own; None, all of them, for an ADMIN."""
-        return None if self.role is Role.ADMIN else self.id
 
 
 _COLUMNS: Final[tuple[sa.Column[Any], ...]] = (
@@ -101,14 +66,14 @@ class Accounts:
     def __init__(self, db: Database, *, rounds: int = 12, first_admin: bool = False) -> None:
         self._db = db
         self._first_admin = first_admin
-        self._hasher = PasswordHash((BcryptHasher(rounds=rounds),))
-        self._pool = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="passwords")
-        self._waiting = 0
-        self._nobody: str | None = None
+        self.passwords = Passwords(rounds)
+        self.keys = ApiKeys(db, self.by_id)
+        self.cache = CACHE_SECONDS
         self._known: dict[bytes, tuple[float, User | None]] = {}
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.passwords.close()
+        self.keys.close()
 
     async def register(self, email: str, password: str, name: str) -> User:
         """A new USER, or the ADMIN of an empty installation when the options say so. Conflict: the address is taken."""
@@ -120,8 +85,7 @@ class Accounts:
 
     async def _add(self, email: str, password: str, name: str, role: Role, *, first_admin: bool) -> User:
         address, named = normal_email(email), line("name", name, NAME_MOST)
-        check_password(password)
-        hashed = await self._hash(self._hasher.hash, password)
+        hashed = await self.passwords.hash(checked_password(password))
         user_id = new_id()
 
         def work(connection: Connection) -> User:
@@ -150,29 +114,22 @@ class Accounts:
         return user
 
     async def login(self, email: str, password: str) -> User:
-        """The user with this address and password. Unauthenticated says not which of the two was wrong."""
-        check_longest(password)
-        address = email.strip().lower()[: EMAIL_MOST + 1]
+        """The user with this address and password. Unauthenticated says not what was wrong, and takes the time of one
+        hash for an unknown address and a disabled user too."""
+        plain = presented_password(password)
+        address = unicodedata.normalize("NFC", email.strip()[: EMAIL_MOST + 1]).lower()
         row = await self._db.read(
             lambda c: c.execute(
                 sa.select(*_COLUMNS, users.c.password_hash).where(users.c.email == address)
             ).one_or_none()
         )
-        # An unknown address takes as long as a wrong password.
-        known = row.password_hash if row is not None else await self._nobodys_hash()
-        try:
-            right, fresh = await self._hash(self._hasher.verify_and_update, password, known)
-        except UnknownHashError:
-            log.exception(
-                "A password hash cannot be read.", user=id_text(row.id) if row is not None else None
-            )
-            right, fresh = False, None
-        if row is None or not right:
+        right = await self.passwords.verify(plain, None if row is None else row.password_hash)
+        if row is None or not right or row.disabled_at is not None:
+            log.info("login.refused", user=id_text(row.id) if row is not None else None)
             raise Unauthenticated(_REFUSED)
-        user = _user(row)
-        if user.disabled:
-            raise Unauthenticated(_REFUSED)
-        if fresh is not None:
+        user, known = _user(row), row.password_hash
+        if self.passwords.outdated(known):
+            fresh = await self.passwords.hash(plain)
             await self._db.write(
                 lambda c: c.execute(
                     sa.update(users)
@@ -181,10 +138,11 @@ class Accounts:
                 ),
                 resend=lambda c: None,
             )
+        log.info("login", user=id_text(user.id))
         return user
 
     async def by_id(self, user_id: bytes) -> User | None:
-        """The user, as it was at most CACHE_SECONDS ago."""
+        """The user, as it was at most `cache` seconds ago."""
         now = boottime()
         known = self._known.get(user_id)
         if known is not None and known[0] > now:
@@ -193,42 +151,97 @@ class Accounts:
         user = None if row is None else _user(row)
         if len(self._known) >= CACHE_USERS:
             self._known.clear()
-        self._known[user_id] = (now + CACHE_SECONDS, user)
+        self._known[user_id] = (now + self.cache, user)
         return user
 
     async def set_role(self, email: str, role: Role) -> User:
-        """Gives the user another role; every process acts on it within CACHE_SECONDS. NotFound."""
+        """Gives the user another role, by the operator, and ends its logins. NotFound."""
         address = normal_email(email)
 
         def work(connection: Connection) -> User:
-            connection.execute(sa.update(users).where(users.c.email == address).values(role=int(role)))
-            row = connection.execute(_select.where(users.c.email == address)).one_or_none()
+            row = connection.execute(_select.where(users.c.email == address).with_for_update()).one_or_none()
             if row is None:
                 raise NotFound("No user has this e-mail address.")
-            return _user(row)
+            return _with_role(connection, _user(row), role)
 
-        user = await self._db.write(work, resend=work)
+        return self._changed("user.role", await self._db.write(work, resend=work))
+
+    async def change_role(self, user_id: bytes, role: Role) -> User:
+        """Gives the user another role and ends its logins; the same role again does nothing. NotFound; Conflict: the
+        last ADMIN stays one."""
+
+        def work(connection: Connection) -> User:
+            user = _locked(connection, user_id, takes_admin=role is not Role.ADMIN)
+            return _with_role(connection, user, role)
+
+        return self._changed("user.role", await self._db.write(work, resend=work))
+
+    async def disable(self, user_id: bytes) -> User:
+        """Keeps the user out: its logins and API keys end, and no password opens. Again: nothing. NotFound; Conflict:
+        the last ADMIN stays."""
+
+        def work(connection: Connection) -> User:
+            user = _locked(connection, user_id, takes_admin=True)
+            if user.disabled:
+                return user
+            return _updated(connection, user_id, disabled_at=db_now(), token_version=_NEXT_VERSION)
+
+        return self._changed("user.disabled", await self._db.write(work, resend=work))
+
+    async def enable(self, user_id: bytes) -> User:
+        """Lets the user in again, to log in anew; its API keys work again. NotFound."""
+
+        def work(connection: Connection) -> User:
+            _locked(connection, user_id, takes_admin=False)
+            return _updated(connection, user_id, disabled_at=None)
+
+        return self._changed("user.enabled", await self._db.write(work, resend=work))
+
+    async def change_password(self, user_id: bytes, current: str, new: str) -> User:
+        """Another password; all logins of before end. BadUserInput: `current` is not it. Conflict: it was changed at the
+        same time."""
+        plain, fresh = presented_password(current, "currentPassword"), checked_password(new, "newPassword")
+        known = await self._db.read(
+            lambda c: c.execute(sa.select(users.c.password_hash).where(users.c.id == user_id)).scalar()
+        )
+        if not await self.passwords.verify(plain, known):
+            log.info("login.refused", user=id_text(user_id))
+            raise BadUserInput("currentPassword: it is not the password of this user")
+        hashed = await self.passwords.hash(fresh)
+
+        def work(connection: Connection) -> User:
+            stored = connection.execute(
+                sa.select(users.c.password_hash).where(users.c.id == user_id).with_for_update()
+            ).scalar()
+            if stored == hashed:  # the reply to COMMIT was lost
+                return _user(connection.execute(_select.where(users.c.id == user_id)).one())
+            if stored is None or stored != known:
+                raise Conflict("The password was changed at the same time.")
+            return _updated(connection, user_id, password_hash=hashed, token_version=_NEXT_VERSION)
+
+        return self._changed("user.password", await self._db.write(work, resend=work))
+
+    async def end_logins(self, user_id: bytes) -> User:
+        """Every token of the user that is out ends. NotFound."""
+
+        def work(connection: Connection) -> User:
+            _locked(connection, user_id, takes_admin=False)
+            return _updated(connection, user_id, token_version=_NEXT_VERSION)
+
+        return self._changed("user.logged_out", await self._db.write(work, resend=work))
+
+    def _changed(self, what: str, user: User) -> User:
         self._known.pop(user.id, None)
+        log.info(what, user=id_text(user.id), role=user.role.name)
         return user
 
-    async def list(self, *, limit: int = 1000) -> list[User]:
-        """The oldest `limit` users, oldest first."""
-        rows = await self._db.read(lambda c: c.execute(_select.order_by(users.c.id).limit(limit)).all())
+    async def list(self, *, limit: int = 1000, after: bytes | None = None) -> list[User]:
+        """The oldest `limit` users behind `after`, oldest first."""
+        query = _select.order_by(users.c.id).limit(limit)
+        if after is not None:
+            query = query.where(users.c.id > after)
+        rows = await self._db.read(lambda c: c.execute(query).all())
         return [_user(row) for row in rows]
-
-    async def _hash(self, work: Callable[..., T], *arguments: str) -> T:
-        if self._waiting >= HASHING_WAITERS:
-            raise Unavailable("Too many sign-ins at once. Try again in a moment.")
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
-        finally:
-            self._waiting -= 1
-
-    async def _nobodys_hash(self) -> str:
-        if self._nobody is None:
-            self._nobody = await self._hash(self._hasher.hash, "nobody's password")
-        return self._nobody
 
 
 async def is_empty(db: Database) -> bool:
@@ -244,6 +257,39 @@ def load_users(connection: Connection, ids: Iterable[bytes]) -> Mapping[bytes, U
 
 _insert: Final = sa.insert(users).values(token_version=1, created_at=db_now())
 _by_ids: Final = _select.where(users.c.id.in_(sa.bindparam("ids", expanding=True)))
+
+
+_NEXT_VERSION: Final = users.c.token_version + 1
+_admins: Final = (
+    sa.select(users.c.id)
+    .where(users.c.role == int(Role.ADMIN), users.c.disabled_at.is_(None))
+    .order_by(users.c.id)
+    .limit(2)
+    .with_for_update()
+)
+
+
+def _locked(connection: Connection, user_id: bytes, *, takes_admin: bool) -> User:
+    """The user, locked. Conflict when the change would take away the last ADMIN: whoever takes one away locks the two
+    oldest first, so of two at the same time the second sees what the first did."""
+    admins = connection.execute(_admins).scalars().all() if takes_admin else []
+    row = connection.execute(_select.where(users.c.id == user_id).with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound(_ABSENT)
+    if list(admins) == [user_id]:
+        raise Conflict(_LAST_ADMIN)
+    return _user(row)
+
+
+def _with_role(connection: Connection, user: User, role: Role) -> User:
+    if user.role is role:
+        return user
+    return _updated(connection, user.id, role=int(role), token_version=_NEXT_VERSION)
+
+
+def _updated(connection: Connection, user_id: bytes, **values: Any) -> User:
+    connection.execute(sa.update(users).where(users.c.id == user_id).values(**values))
+    return _user(connection.execute(_select.where(users.c.id == user_id)).one())
 
 
 def _take_first(connection: Connection, user_id: bytes) -> bool:
@@ -263,18 +309,3 @@ def normal_email(email: str) -> str:
     if len(address) > EMAIL_MOST or not _EMAIL.fullmatch(address):
         raise BadUserInput("email: an address such as user@example.com is expected")
     return address
-
-
-def check_password(password: str) -> None:
-    """BadUserInput unless it has PASSWORD_LEAST to PASSWORD_MOST bytes."""
-    check_longest(password)
-    if len(password.encode()) < PASSWORD_LEAST:
-        raise BadUserInput(f"password: {PASSWORD_LEAST} bytes or more are expected")
-
-
-def check_longest(password: str) -> None:
-    size = len(password.encode())
-    if size > PASSWORD_MOST:
-        raise BadUserInput(
-            f"password: {size} bytes; at most {PASSWORD_MOST} are taken, since bcrypt would ignore the rest"
-        )

@@ -18,6 +18,7 @@ from taskmill.model.ids import parse_id
 from taskmill.model.state import Priority
 from taskmill.model.task import MAX_RETRIES_LIMIT, NewTask
 from taskmill.tasks import cancel as cancelling
+from taskmill.tasks import read
 from taskmill.tasks import redrive as redriving
 from taskmill.tasks import update as updating
 from taskmill.tasks.mill import Mill
@@ -64,7 +65,9 @@ class TaskMutations:
     @strawberry.mutation(metadata=allow(*PEOPLE))
     async def create_task(self, info: Info, input: CreateTaskInput) -> Task:
         context = info.context
-        [row] = await context.services.submitter.submit([new_task(input, context.viewer().id)])
+        new = new_task(input, context.viewer().id)
+        context.check_queue(new.queue)
+        [row] = await context.services.submitter.submit([new])
         return Task.of(row, context)
 
     @strawberry.mutation(description="At most 1,000 tasks, all or none of them.", metadata=allow(*PEOPLE))
@@ -79,6 +82,7 @@ class TaskMutations:
                 new.append(new_task(item, user_id))
             except (BadUserInput, PayloadTooLarge) as error:
                 raise type(error)(f"inputs[{index}].{error.message}") from None
+            context.check_queue(new[-1].queue)
         return [Task.of(row, context) for row in await context.services.submitter.submit(new)]
 
     @strawberry.mutation(
@@ -108,6 +112,12 @@ async def _done(info: Info, id: str, verb: Callable[[Mill, bytes, bytes | None],
     if task_id is None:
         raise NotFound(ABSENT)
     try:
+        if context.bound:
+            # A task stays in its queue, so looking before is as good as within the verb's transaction.
+            found = await context.services.mill.db.read(lambda c: read.task(c, task_id, owner))
+            if found is None:
+                raise NotFound(ABSENT)
+            context.check_queue(found.queue)
         row = await verb(context.services.mill, task_id, owner)
     except NotFound:
         raise NotFound(ABSENT) from None
