@@ -11,6 +11,7 @@
     │   ├── Forbidden          FORBIDDEN
     │   ├── NotFound           NOT_FOUND
     │   ├── Conflict           CONFLICT
+    │   ├── Stale              STALE
     │   ├── PayloadTooLarge    PAYLOAD_TOO_LARGE
     │   ├── QueryTooComplex    QUERY_TOO_COMPLEX
     │   ├── RateLimited        RATE_LIMITED        too many calls: again after `retry_after` seconds
@@ -107,6 +108,12 @@ class Conflict(RequestError):
     """The state of the task does not allow it; the message names the state."""
 
     code = "CONFLICT"
+
+
+class Stale(RequestError):
+    """The run that a worker writes for is not its own any more: another one has the task, or it is finished."""
+
+    code = "STALE"
 
 
 class PayloadTooLarge(RequestError):
