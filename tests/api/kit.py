@@ -21,7 +21,7 @@ from taskmill.api.app import create_app
 from taskmill.api.feed import Feed
 from taskmill.api.options import ApiOptions, AuthOptions
 from taskmill.api.server import ApiServer, bind
-from taskmill.api.users import Accounts
+from taskmill.api.users import Accounts, Role
 from taskmill.index.index import Index
 from taskmill.index.wake import LocalBell
 from taskmill.runtime.probes import Probes
@@ -87,6 +87,22 @@ class Api:
         self.tokens[name] = token
         self.token = self.token or token
         return token
+
+    async def login(self, name: str) -> str:
+        """A new token of a user that `register` made."""
+        data = await self.ok(
+            "mutation($i: LoginInput!) { login(input: $i) { accessToken } }",
+            token="",
+            i={"email": f"{name}@example.com", "password": PASSWORD},
+        )
+        self.tokens[name] = data["login"]["accessToken"]
+        return self.tokens[name]
+
+    async def enlist(self, name: str, role: Role) -> str:
+        """The token of a new user with a role."""
+        await self.register(name)
+        await self.accounts.set_role(f"{name}@example.com", role)
+        return await self.login(name)
 
     async def create(self, *, token: str | None = None, fields: str = TASK, **given: Any) -> Any:
         data = await self.ok(

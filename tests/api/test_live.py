@@ -54,8 +54,7 @@ async def test_states_in_order(api: Api) -> None:
 
 async def test_own_tasks_only(api: Api) -> None:
     """A USER hears of its own tasks, an ADMIN of all."""
-    other, admin = await api.register("other"), await api.register("admin")
-    await api.accounts.set_role("admin@example.com", Role.ADMIN)
+    other, admin = await api.register("other"), await api.enlist("admin", Role.ADMIN)
     async with api.socket() as user, api.socket(token=admin) as boss:
         await user.subscribe(UPDATES)
         await boss.subscribe(UPDATES)

@@ -58,6 +58,7 @@ class TestPages:
         assert await titles(api) == ["mine"]
         assert (await api.ok("{ taskStats { total } }"))["taskStats"]["total"] == 1
         await api.accounts.set_role("user@example.com", Role.ADMIN)
+        api.token = await api.login("user")
         assert await titles(api) == ["theirs", "mine"]
         assert await titles(api, s="QUEUED", a=theirs["id"]) == ["mine"]
         assert (await api.ok("{ taskStats { total queued } }"))["taskStats"] == {"total": 2, "queued": 2}
