@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from taskmill.client.client import Client
+from taskmill.client.sync import SyncClient
 from taskmill.client.tasks import NewTask
 from taskmill.client.types import (
     Login,
@@ -19,6 +20,7 @@ __all__ = [
     "Client",
     "Login",
     "NewTask",
+    "SyncClient",
     "Task",
     "TaskLog",
     "TaskRun",

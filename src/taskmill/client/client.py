@@ -14,12 +14,13 @@ from typing import Self
 from taskmill.client.http import Http
 from taskmill.client.people import PeopleCalls
 from taskmill.client.tasks import TaskCalls
+from taskmill.client.watch import WatchCalls
 from taskmill.errors import ConfigError
 
 URL_VARIABLE, KEY_VARIABLE = "TASKMILL_API_URL", "TASKMILL_API_KEY"
 
 
-class Client(TaskCalls, PeopleCalls):
+class Client(TaskCalls, PeopleCalls, WatchCalls):
     """Every query and mutation of an API. Use it from one event loop, and close it: `async with`, or `await close()`.
 
     Errors are those of taskmill.errors, by their code; the message is the API's. A call takes at most `timeout`
@@ -44,6 +45,11 @@ class Client(TaskCalls, PeopleCalls):
             raise ConfigError("Client takes an api_key or a token, not both")
         self._http = Http(found, timeout)
         self._http.token = token or api_key or os.environ.get(KEY_VARIABLE) or None
+
+    @property
+    def token(self) -> str | None:
+        """What it shows to the API: an API key, or the token of the last login."""
+        return self._http.token
 
     @property
     def endpoint(self) -> str:

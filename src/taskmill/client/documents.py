@@ -21,6 +21,8 @@ CREATE_TASKS: Final = (
     f"mutation CreateTasks($inputs: [CreateTaskInput!]!) {{ createTasks(inputs: $inputs) {{ {_SUMMARY} }} }}"
 )
 SUBMIT: Final = "mutation Submit($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { id } }"
+LOOK: Final = "query Look($id: ID!) { task(id: $id) { status result error attempts progress } }"
+CANCEL: Final = "mutation Cancel($id: ID!) { cancelTask(id: $id) { id } }"
 UPDATE_TASK: Final = (
     "mutation UpdateTask($id: ID!, $input: UpdateTaskInput!) "
     f"{{ updateTask(id: $id, input: $input) {{ {_TASK} }} }}"

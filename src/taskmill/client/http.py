@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx2
 import msgspec
 
-from taskmill.errors import ConfigError, RequestError, TaskmillError, Unavailable
+from taskmill.errors import CommitUnknown, ConfigError, RateLimited, RequestError, TaskmillError, Unavailable
 from taskmill.model.backoff import Backoff
 
 BACKOFF: Final = Backoff(base=0.2, cap=5.0)
@@ -63,7 +63,7 @@ class Http:
                 return await self._once(body, deadline)
             except _Again as again:
                 if again.sent and not repeat:
-                    raise again.error from None
+                    raise again.in_doubt() from None
                 wait = max(again.after, BACKOFF.delay(tries, self._rng))
                 if loop.time() + wait >= deadline:
                     raise again.error from None
@@ -103,22 +103,33 @@ class Http:
         if errors := answer.get("errors"):
             error = error_of(errors, after)
             if error.code == "RATE_LIMITED":
-                raise _Again(error, sent=False, after=after)
+                raise _Again(error, sent=False, told=True, after=after)
             if error.code == Unavailable.code:
-                raise _Again(error, after=after)
+                raise _Again(error, told=True, after=after)
             raise error
         data: dict[str, Any] = answer["data"]
         return data
 
 
 class _Again(Exception):
-    """It may work another time. `sent`: the operation may have been done. `after`: seconds, as the server says."""
+    """It may work another time. `sent`: the operation may have been done. `told`: the error is the API's own.
+    `after`: seconds, as the server says.
+    """
 
-    def __init__(self, error: TaskmillError, *, sent: bool = True, after: float = 0.0) -> None:
+    def __init__(
+        self, error: TaskmillError, *, sent: bool = True, told: bool = False, after: float = 0.0
+    ) -> None:
         super().__init__()
         self.error = error
         self.sent = sent
+        self.told = told
         self.after = after
+
+    def in_doubt(self) -> TaskmillError:
+        """The error of an operation that is not sent again."""
+        if self.told:
+            return self.error
+        return CommitUnknown(f"{self.error.message}: it may or may not have been done")
 
 
 def endpoint(url: str) -> str:
@@ -141,11 +152,10 @@ def error_of(errors: Any, after: float = 0.0) -> TaskmillError:
     code = str(extensions.get("code") or "INTERNAL")
     message = str(first.get("message") or "the API answered with an error")
     kind = _classes().get(code)
-    error = TaskmillError(message) if kind is None else kind(message)
+    error: TaskmillError
+    error = RateLimited(message, int(after)) if kind is RateLimited else (kind or TaskmillError)(message)
     if kind is None:
         error.code = code  # type: ignore[misc]  # one that this version does not know
-    if after and hasattr(error, "retry_after"):
-        error.retry_after = after
     if request := extensions.get("requestId"):
         error.add_note(f"request {request}")
     return error

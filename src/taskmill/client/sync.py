@@ -1,0 +1,114 @@
+"""The client for programs without an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from taskmill.client.client import Client
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_END = object()
+
+
+class _Call(Generic[P, R]):
+    """A method of the client, waited for."""
+
+    def __init__(self, method: Callable[Concatenate[Client, P], Coroutine[Any, Any, R]]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    @overload
+    def __get__(self, owner: None, kind: type[object]) -> Self: ...
+    @overload
+    def __get__(self, owner: SyncClient, kind: type[object]) -> Callable[P, R]: ...
+    def __get__(self, owner: SyncClient | None, kind: type[object]) -> Any:
+        if owner is None:
+            return self
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            result: R = owner.portal.call(lambda: self._method(owner.client, *args, **kwargs))
+            return result
+
+        return call
+
+
+class _Walk(Generic[P, R]):
+    """An async iterator of the client, walked through."""
+
+    def __init__(self, method: Callable[Concatenate[Client, P], AsyncIterator[R]]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    @overload
+    def __get__(self, owner: None, kind: type[object]) -> Self: ...
+    @overload
+    def __get__(self, owner: SyncClient, kind: type[object]) -> Callable[P, Iterator[R]]: ...
+    def __get__(self, owner: SyncClient | None, kind: type[object]) -> Any:
+        if owner is None:
+            return self
+
+        def walk(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+            items = cast("AsyncGenerator[R, None]", self._method(owner.client, *args, **kwargs))
+            try:
+                while (item := owner.portal.call(_next, items)) is not _END:
+                    yield cast("R", item)
+            finally:
+                owner.portal.call(items.aclose)
+
+        return walk
+
+
+async def _next(items: AsyncIterator[object]) -> object:
+    return await anext(items, _END)
+
+
+class SyncClient:
+    """`Client`, each call of which blocks until it is answered. From any thread, but not on an event loop: `with`.
+
+    It keeps a thread with a loop of its own until it is closed. Make it after a fork, not before.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        token: str | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        self.client = Client(url, api_key=api_key, token=token, timeout=timeout)
+        self._stack = ExitStack()
+        self.portal: BlockingPortal = self._stack.enter_context(start_blocking_portal(name="taskmill-client"))
+        self._stack.callback(self.portal.call, self.client.close)
+
+    def close(self) -> None:
+        """Closes its connections and ends its thread. Twice is once."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    login = _Call(Client.login)
+    register = _Call(Client.register)
+    me = _Call(Client.me)
+    create_task = _Call(Client.create_task)
+    create_tasks = _Call(Client.create_tasks)
+    update_task = _Call(Client.update_task)
+    cancel_task = _Call(Client.cancel_task)
+    retry_task = _Call(Client.retry_task)
+    task = _Call(Client.task)
+    tasks_page = _Call(Client.tasks_page)
+    tasks = _Walk(Client.tasks)
+    logs = _Call(Client.logs)
+    runs = _Call(Client.runs)
+    stats = _Call(Client.stats)
+    wait = _Call(Client.wait)
+    watch = _Walk(Client.watch)
