@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from taskmill.app import Context, Submission
+from taskmill.app import Context
 from taskmill.model.ids import new_id
+from taskmill.model.port import Draft
 
 
 class Port:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, dict[str, Any]]] = []
         self.values: list[float] = []
-        self.tasks: list[Submission] = []
+        self.tasks: list[Draft] = []
 
     def log(self, ctx: Context, level: str, message: str, fields: dict[str, Any]) -> None:
         self.lines.append((level, message, fields))
@@ -28,7 +29,7 @@ class Port:
     def progress(self, ctx: Context, value: float) -> None:
         self.values.append(value)
 
-    def submit(self, ctx: Context, task: Submission) -> concurrent.futures.Future[str]:
+    def submit(self, ctx: Context, task: Draft) -> concurrent.futures.Future[str]:
         self.tasks.append(task)
         future: concurrent.futures.Future[str] = concurrent.futures.Future()
         future.set_result("an id")

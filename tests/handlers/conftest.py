@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from taskmill.app import Context, Submission
+from taskmill.app import Context
 from taskmill.handlers.options import HandlerOptions
 from taskmill.model.ids import new_id
+from taskmill.model.port import Draft
 
 
 class Port:
@@ -27,7 +28,7 @@ class Port:
     def progress(self, ctx: Context, value: float) -> None:
         self.values.append(value)
 
-    def submit(self, ctx: Context, task: Submission) -> concurrent.futures.Future[str]:
+    def submit(self, ctx: Context, task: Draft) -> concurrent.futures.Future[str]:
         raise AssertionError("these handlers submit nothing")
 
 

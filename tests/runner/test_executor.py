@@ -11,15 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskmill.app import Context
+from taskmill.app import Context, Handler
 from taskmill.errors import Fail, Retry, RunError
-from taskmill.model.task import ERROR_LIMIT, TRACEBACK_LIMIT, Ended, Outcome
+from taskmill.model.task import ERROR_LIMIT, TRACEBACK_LIMIT, Ended, HandlerSpec, Outcome
 from taskmill.runner.executor import execute, execute_blocking
 from tests.app.test_context import Port
 
 
 def context() -> Context:
     return Context(Port(), secrets.token_bytes(16), 1, 1, payload="p")
+
+
+def registered(function: Any, **options: Any) -> Handler[..., Any, Any]:
+    return Handler(function, HandlerSpec("T"), **options)
 
 
 async def run(body: Any, ctx: Context | None = None) -> Outcome:
@@ -29,8 +33,8 @@ async def run(body: Any, ctx: Context | None = None) -> Outcome:
     async def handler(ctx: Context, payload: Any) -> Any:
         return body()
 
-    one = await execute(handler, ctx)
-    two = execute_blocking(lambda ctx, payload: body(), ctx)
+    one = await execute(registered(handler), ctx)
+    two = execute_blocking(registered(lambda ctx, payload: body()), ctx)
     assert (one.ended, one.result, one.error_type, one.message, one.retry, one.after) == (
         two.ended,
         two.result,
@@ -118,7 +122,7 @@ async def test_a_coroutine_from_a_plain_function_is_explained() -> None:
 
     async def inner() -> None: ...
 
-    outcome = execute_blocking(lambda ctx, payload: inner(), context())
+    outcome = execute_blocking(registered(lambda ctx, payload: inner()), context())
     assert outcome.error_type == "RESULT_INVALID"
     assert "declare it with `async def`" in (outcome.message or "")
 
@@ -170,7 +174,7 @@ async def test_a_traceback_starts_at_the_users_frame() -> None:
         except KeyError as error:
             raise ValueError("effect") from error
 
-    outcome = execute_blocking(handler, context())
+    outcome = execute_blocking(registered(handler), context())
     text = outcome.traceback or ""
     assert "execute_blocking" not in text
     assert text.index("KeyError: 'cause'") < text.index("ValueError: effect")
@@ -241,7 +245,7 @@ JSON = st.recursive(
 @given(JSON)
 def test_any_value_is_one_of_two_outcomes(value: Any) -> None:
     """JSON text that can be written as UTF-8, or RESULT_INVALID: never an exception."""
-    outcome = execute_blocking(lambda ctx, payload: value, context())
+    outcome = execute_blocking(registered(lambda ctx, payload: value), context())
     if outcome.ended is Ended.SUCCEEDED:
         assert outcome.result is not None
         outcome.result.encode()

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from taskmill.model.task import PAYLOAD_LIMIT
 
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+def plain(value: object) -> Any:
+    """The value made of what JSON has: dataclasses, Structs and pydantic models as objects, times as ISO 8601, sets as
+    lists, Enums by their value. TypeError for anything else."""
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_model)
+
+
+def _model(value: Any) -> Any:
+    if hasattr(value, "__pydantic_validator__"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _default(value: object) -> Any:
+    # A set has no order, bytes are no text: in a result nothing says that they are meant.
+    if isinstance(value, set | frozenset | bytes | bytearray | memoryview):
+        raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    return plain(value)
+
+
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default
+)
 
 
 def json_text(value: object, *, limit: int = PAYLOAD_LIMIT) -> str:

@@ -75,6 +75,11 @@ def set_connector(connector: Callable[[], Port] | None) -> Callable[[], Port] | 
     return before
 
 
+def connector() -> Callable[[], Port] | None:
+    """The one that was set, None by the settings: who keeps ports notices when it changes."""
+    return _connector
+
+
 def connect() -> Port:
     """A new port. ConfigError says what has to be set."""
     if _connector is not None:

@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from taskmill.app import Context, Handler, Submission, Taskmill
+from taskmill.app import Context, Handler, Taskmill
 from taskmill.errors import BadUserInput, Unavailable
 from taskmill.model.clock import micros
+from taskmill.model.port import Draft
 from taskmill.model.task import Ended, Outcome
 from taskmill.runner import messages
 from taskmill.runner.executor import execute, execute_blocking, failed, message_of, stopped
@@ -61,7 +62,8 @@ class Core:
     # -- life --------------------------------------------------------------------------------------------
 
     async def start(self) -> messages.Hello:
-        """Runs the startup hooks; what they raise comes through."""
+        """Runs the startup hooks; what they raise comes through. ConfigError: a handler cannot be used."""
+        self._app.check()
         for hook in self._app.startup:
             await _call(hook)
         return messages.Hello(
@@ -121,18 +123,18 @@ class Core:
         else:
             self._pool.submit(contextvars.copy_context().run, self._run_blocking, handler, ctx)
 
-    async def _run_async(self, handler: Handler[..., Any], ctx: Context) -> None:
+    async def _run_async(self, handler: Handler[..., Any, Any], ctx: Context) -> None:
         if ctx.cancelled.reason is not None:  # before its first step: see _cancel
             self._done(ctx, stopped(ctx.cancelled.reason))
             return
         self._started.add(ctx.run)
-        self._done(ctx, await execute(handler.function, ctx))
+        self._done(ctx, await execute(handler, ctx))
 
-    def _run_blocking(self, handler: Handler[..., Any], ctx: Context) -> None:
+    def _run_blocking(self, handler: Handler[..., Any, Any], ctx: Context) -> None:
         if ctx.cancelled.reason is not None:
             outcome = stopped(ctx.cancelled.reason)
         else:
-            outcome = execute_blocking(handler.function, ctx)
+            outcome = execute_blocking(handler, ctx)
         self._post(lambda: self._done(ctx, outcome))
 
     def _done(self, ctx: Context, outcome: Outcome) -> None:
@@ -183,7 +185,7 @@ class Core:
             self._progress_due = True
             self._post(lambda: self._loop.call_later(PROGRESS_EVERY, self._flush_progress))
 
-    def submit(self, ctx: Context, task: Submission) -> concurrent.futures.Future[str]:
+    def submit(self, ctx: Context, task: Draft) -> concurrent.futures.Future[str]:
         future: concurrent.futures.Future[str] = concurrent.futures.Future()
         self._post(lambda: self._submit(ctx.run, task, future))
         return future
@@ -231,7 +233,12 @@ class Core:
             if run in self._runs:
                 self._send(messages.Progress(run, value))
 
-    def _submit(self, run: int, task: Submission, future: concurrent.futures.Future[str]) -> None:
+    def _submit(self, run: int, task: Draft, future: concurrent.futures.Future[str]) -> None:
+        if run not in self._runs:
+            future.set_exception(
+                Unavailable("the run of this handler has ended: nobody takes its tasks any more")
+            )
+            return
         if len(self._calls) >= SUBMITS:
             future.set_exception(
                 Unavailable(f"{SUBMITS:,} submissions of this runner wait already: try again")

@@ -1,5 +1,6 @@
 """One run, from call to outcome. Whatever a handler does, an `Outcome` comes back: nothing is raised here.
 
+payload → wrong   → refused
 call → value      → succeeded
      → exception  → failed, by its kind
 """
@@ -9,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from taskmill.app import Context
-from taskmill.errors import Fail, ResultInvalid, Retry, RunError
+from taskmill.app import Context, Handler
+from taskmill.app.context import entered
+from taskmill.errors import Fail, InvalidPayload, ResultInvalid, Retry, RunError
 from taskmill.model.jsontext import json_text
 from taskmill.model.task import ERROR_LIMIT, TRACEBACK_LIMIT, Ended, Outcome
 from taskmill.runner.messages import CANCEL, DRAIN, LOST, TIMEOUT
@@ -24,6 +25,7 @@ OURS: Final = str(Path(__file__).resolve().parent.parent)
 FRAMES: Final = 50
 """Of a traceback, the innermost."""
 TYPE_LIMIT: Final = 100
+AnyHandler = Handler[..., Any, Any]
 
 _NOTHING: Final = Outcome(Ended.SUCCEEDED, result="null")
 _STOPPED: Final = {
@@ -36,22 +38,46 @@ _STOPPED: Final = {
 }
 
 
-async def execute(handler: Callable[..., Any], ctx: Context) -> Outcome:
+async def execute(handler: AnyHandler, ctx: Context) -> Outcome:
     """Runs an async handler."""
-    try:
-        value = await handler(ctx, ctx.payload)
-    except BaseException as error:  # noqa: BLE001 (SystemExit and CancelledError too end the run, not the runner)
-        return failed(error, ctx)
-    return succeeded(value, ctx)
+    with entered(ctx):
+        try:
+            args, kwargs = handler.params.load(ctx.payload)
+        except InvalidPayload as error:
+            return refused(error)
+        except Exception as error:  # noqa: BLE001 (a validator of a user's model may fail in any way)
+            return failed(error, ctx, handler)
+        try:
+            value = await handler.function(ctx, *args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 (SystemExit and CancelledError too end the run, not the runner)
+            return failed(error, ctx, handler)
+        return succeeded(value, ctx)
 
 
-def execute_blocking(handler: Callable[..., Any], ctx: Context) -> Outcome:
+def execute_blocking(handler: AnyHandler, ctx: Context) -> Outcome:
     """Runs a plain handler in the thread it is called in."""
-    try:
-        value = handler(ctx, ctx.payload)
-    except BaseException as error:  # noqa: BLE001 (as above)
-        return failed(error, ctx)
-    return succeeded(value, ctx)
+    with entered(ctx):
+        try:
+            args, kwargs = handler.params.load(ctx.payload)
+        except InvalidPayload as error:
+            return refused(error)
+        except Exception as error:  # noqa: BLE001 (as above)
+            return failed(error, ctx, handler)
+        try:
+            value = handler.function(ctx, *args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 (as above)
+            return failed(error, ctx, handler)
+        return succeeded(value, ctx)
+
+
+def refused(error: InvalidPayload) -> Outcome:
+    """The outcome of a run whose payload is not what the handler takes: another run would get the same one."""
+    return Outcome(
+        Ended.FAILED,
+        error_type=error.code,
+        message=cut(clean(f"{error.code}: {error.message}"), ERROR_LIMIT),
+        retry=False,
+    )
 
 
 def stopped(reason: str) -> Outcome:
@@ -76,7 +102,7 @@ def succeeded(value: Any, ctx: Context) -> Outcome:
         return _invalid(f"the handler's result cannot be read: {message_of(error)}")
 
 
-def failed(error: BaseException, ctx: Context) -> Outcome:
+def failed(error: BaseException, ctx: Context, handler: AnyHandler | None = None) -> Outcome:
     reason = ctx.cancelled.reason
     # A drain asks for the stop: whatever the handler says on its way out, Fail included, is no failure of the task.
     if reason in (TIMEOUT, DRAIN) or (reason is not None and isinstance(error, asyncio.CancelledError)):
@@ -87,7 +113,8 @@ def failed(error: BaseException, ctx: Context) -> Outcome:
         error_type=_kind(error),
         message=message_of(error),
         traceback=None if isinstance(error, Retry | Fail) else traceback_of(error),
-        retry=not isinstance(error, Fail),
+        retry=isinstance(error, Retry)
+        or (not isinstance(error, Fail) and (handler is None or handler.retries(error))),
         after=after,
     )
 

@@ -92,6 +92,8 @@ class Process:
         self._core = Core(app, self._slots, wire.send, lambda: wire.writable)
         try:
             wire.send(await self._core.start())
+        except ConfigError as error:
+            return messages.Refused(error.code, f"app {self._app!r}: {error.message}")
         except (Exception, SystemExit) as error:
             log.exception("a startup hook failed")
             return messages.Refused(StartError.code, f"a startup hook failed: {message_of(error)}")
