@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
@@ -51,7 +51,7 @@ class Options:
         seconds = self.delay.total_seconds() if isinstance(self.delay, timedelta) else self.delay
         if not 0 <= seconds <= TIMEOUT_LIMIT:
             raise ValueError(f"delay={self.delay!r}: seconds (or a timedelta) between 0 and 366 days")
-        return datetime.now(UTC) + timedelta(seconds=seconds)
+        return link.now() + timedelta(seconds=seconds)
 
 
 class Call(Generic[P, T]):
@@ -61,7 +61,8 @@ class Call(Generic[P, T]):
         self._type = type
         self._name = name
         self._params = params
-        self._options = options
+        self.given = options
+        """How its tasks are submitted."""
         self._draft("{}")  # what is wrong with an option is said where it is written
 
     async def submit(self, *args: P.args, **kwargs: P.kwargs) -> Submitted[T]:
@@ -113,7 +114,7 @@ class Call(Generic[P, T]):
         return [self.submitted(each) for each in ids]
 
     def _draft(self, payload: str) -> Draft:
-        o = self._options
+        o = self.given
         title = self._name[:TITLE_LIMIT] if o.title is None else o.title
         return draft(title, payload, self._type, o.queue, o.priority, o.due(), o.max_retries, o.description)
 
@@ -167,7 +168,7 @@ class Handler(Call[P, T], Generic[P, R, T]):
 
         `delay`: seconds or a timedelta from the submit; `scheduled_at`: a datetime with a time zone. ValueError.
         """
-        mine = self._options
+        mine = self.given
         changed = replace(
             mine,
             title=mine.title if title is None else title,

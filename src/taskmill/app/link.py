@@ -10,6 +10,7 @@ import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -51,6 +52,12 @@ async def port() -> Port:
         _links.ports[key] = held = (made, keeper)
         await anext(keeper)
     return held[0]
+
+
+def now() -> datetime:
+    """The present, in UTC (aware). A test kit's connector has a clock of its own, `.now()`."""
+    clock: Callable[[], datetime] | None = getattr(connector(), "now", None)
+    return datetime.now(UTC) if clock is None else clock()
 
 
 async def close() -> None:

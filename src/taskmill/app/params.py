@@ -94,6 +94,11 @@ class Params:
                 "use a dataclass, a msgspec.Struct or a pydantic model"
             )
 
+    @property
+    def resolved(self) -> bool:
+        """Whether all types of the signature were there."""
+        return self._hints is not None
+
     def ready(self) -> None:
         """Reads what could not be read when the function was declared. ConfigError."""
         self._resolve(late=True)

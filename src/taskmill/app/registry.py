@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, overload
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from taskmill.app import link
 from taskmill.app.context import TIMEOUT_LIMIT, Context
+from taskmill.app.cron import CronOptions, CronWords, Declared, declared
 from taskmill.app.draft import TYPE_PATTERN, check_retries, checked_priority, checked_queue
 from taskmill.app.handler import Handler, Options, checked_errors
 from taskmill.app.params import name_of
 from taskmill.errors import ConfigError
 from taskmill.model.state import Priority
 from taskmill.model.task import HandlerSpec, Registry
+
+if TYPE_CHECKING:
+    from taskmill.model.cron import CronSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +47,12 @@ class Taskmill:
         """By type; None is the default, for tasks without a type."""
         self.startup: list[Callable[[], Any]] = []
         self.shutdown: list[Callable[[], Any]] = []
+        self._crons: dict[str, Declared] = {}
+
+    @property
+    def crons(self) -> tuple[CronSpec, ...]:
+        """The schedules that are declared. ConfigError: a handler does not take the payload of one."""
+        return tuple(each.checked() for each in self._crons.values())
 
     def registry(self) -> Registry:
         return Registry(tuple(handler.spec for handler in self.handlers.values()))
@@ -51,6 +61,8 @@ class Taskmill:
         """What could not be checked while the module was being loaded. ConfigError."""
         for handler in self.handlers.values():
             handler.params.ready()
+        for each in self._crons.values():
+            each.checked()
 
     async def close(self) -> None:
         """Closes the connections through which tasks were submitted on the running loop; what waits is sent before. They
@@ -110,6 +122,44 @@ class Taskmill:
             return self._add(function, spec, options, errors)
 
         return register
+
+    def cron(
+        self,
+        expression: str,
+        *,
+        timezone: str = "UTC",
+        name: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+        misfire: str = "ONCE",
+        overlap: str = "ALLOW",
+        **options: Unpack[CronWords],
+    ) -> Register:
+        """Declares a schedule for a handler: above its `@app.task`, or alone, which registers the function by its name.
+
+        `expression`: five fields. `timezone`: of the IANA database. `name`: unique in the app, the type if none is given.
+        `payload`: the parameters of each task, checked here. `misfire`: SKIP, ONCE or ALL; `overlap`: ALLOW, SKIP, QUEUE
+        or CANCEL_RUNNING. Options: title, description, queue, priority (not given: the handler's), max_retries.
+
+        `taskmill up` records it at its start; elsewhere `taskmill schedules sync` does, as a step of the deploy.
+        """
+        try:
+            given = CronOptions(
+                expression, timezone, name, payload, misfire=misfire, overlap=overlap, **options
+            )
+        except TypeError as error:
+            raise ConfigError(f"cron {expression!r}: {error}") from None
+
+        def register(function: Any) -> Handler[..., Any, Any]:
+            handler = function if isinstance(function, Handler) else self.task(function)
+            made = declared(handler, given)
+            if made.spec.name in self._crons:
+                raise ConfigError(f"cron {made.spec.name!r} is declared twice: give one of them a name=")
+            if handler.params.resolved:
+                made.checked()
+            self._crons[made.spec.name] = made
+            return handler
+
+        return register  # type: ignore[return-value]  # the overloads say what it makes of which function
 
     @overload
     def default(
