@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from taskmill import __version__
+from taskmill.errors import IndexUnavailable, StartError
 from taskmill.index.connect import IndexOptions, connect
 from taskmill.index.embedded import EmbeddedValkey, find_binary
 from taskmill.index.index import Index
 from taskmill.index.keeper import EmbeddedIndex
+from taskmill.index.policy import Evicting
 from taskmill.index.wake import Bell, LocalBell, RedisBell
 from taskmill.runtime.probes import Probes, ProbeServer
 from taskmill.runtime.service import Service, run_services
@@ -158,6 +160,7 @@ class Parts:
             options = self._index_options = self.settings.index_options(url)
             index = Index(options, connect(options))
             self._stack.push_async_callback(index.aclose)
+            await _inspect(index)
             bell = RedisBell(options)
             self.where = "embedded Valkey" if valkey else _without_password(url)
         self._stack.push_async_callback(bell.aclose)
@@ -193,7 +196,7 @@ class Parts:
         limiter = Limiter(options.limits, self._index_options, self.rng)
         self._stack.push_async_callback(limiter.close)
         app = create_app(self.mill, self.submitter, feed, self._accounts, options, auth, limiter)
-        return ApiServer(app, listener)  # type: ignore[arg-type]
+        return ApiServer(app, listener, head_timeout=options.head_timeout)  # type: ignore[arg-type]
 
     def api_services(self, server: ApiServer) -> list[Service]:
         if self._feed is None:
@@ -240,6 +243,17 @@ async def _record(settings: Settings, stack: AsyncExitStack, *, migrate: bool) -
         await schema.migrate(db)
     await schema.require(db)
     return db
+
+
+async def _inspect(index: Index) -> None:
+    """StartError when its server is not fit for production. One that is away is none: SQL dispatches until it is there,
+    and it is looked at then."""
+    try:
+        await index.inspect()
+    except Evicting as error:
+        raise StartError(f"Redis: {error.message}") from None
+    except IndexUnavailable as error:
+        log.warning("no index for now: tasks are dispatched from SQL alone", reason=error.message)
 
 
 def _bind(settings: Settings, stack: AsyncExitStack) -> object:

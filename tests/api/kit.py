@@ -183,7 +183,7 @@ async def running(
     auth = AuthOptions(SECRET, expiration, bcrypt_rounds=4, first_admin=first_admin)
     accounts = Accounts(db, rounds=auth.bcrypt_rounds, first_admin=auth.first_admin)
     app = create_app(mill, submitter, feed, accounts, options or ApiOptions(development=True), auth)
-    server = ApiServer(app, bind("127.0.0.1", 0))
+    server = ApiServer(app, bind("127.0.0.1", 0), head_timeout=(options or ApiOptions()).head_timeout)
     running_parts = [asyncio.create_task(feed.run()), asyncio.create_task(server.run())]
     try:
         await server.started()

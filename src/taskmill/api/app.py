@@ -18,7 +18,7 @@ from taskmill.api.feed import Feed
 from taskmill.api.health import Health
 from taskmill.api.limits import Limiter
 from taskmill.api.options import ApiOptions, AuthOptions
-from taskmill.api.page import graphiql
+from taskmill.api.page import CDN_POLICY, graphiql
 from taskmill.api.schema.build import build_schema
 from taskmill.api.schema.context import Services
 from taskmill.api.schema.view import GraphQLView
@@ -58,10 +58,15 @@ def create_app(
         page = graphiql()
         routes += [
             Route("/", lambda request: RedirectResponse(GRAPHQL)),
-            Route("/graphiql", lambda request: HTMLResponse(page)),
+            Route(
+                "/graphiql",
+                lambda request: HTMLResponse(page, headers={"Content-Security-Policy": CDN_POLICY}),
+            ),
         ]
-    edge = Middleware(Edge, body_limit=options.body_limit, body_timeout=options.body_timeout)
-    return Starlette(routes=routes, middleware=[edge], exception_handlers={HTTPException: _http_error})
+    edge = Middleware(Edge, options=options)
+    app = Starlette(routes=routes, middleware=[edge], exception_handlers={HTTPException: _http_error})
+    app.router.redirect_slashes = False  # the redirect would repeat the Host header
+    return app
 
 
 def _metrics(probes: Probes) -> Callable[[Request], Awaitable[Response]]:

@@ -1,9 +1,8 @@
-"""The outermost layer of HTTP: request ids, the limit of bodies, the form of errors."""
+"""The outermost layer of HTTP: request ids, hosts, proxies, the limit of bodies, headers, the form of errors."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
 import re
 from collections.abc import Mapping
@@ -14,7 +13,10 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
+from taskmill.api.headers import Hosts, Origins, Proxies, first, joined, site
+from taskmill.api.options import ApiOptions
 from taskmill.errors import PayloadTooLarge, RateLimited, RequestTimeout, TaskmillError, Unavailable
 
 REQUEST_ID: Final = "taskmill.request_id"
@@ -38,7 +40,10 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+_HSTS: Final = "max-age=31536000"
 _DIGITS: Final = re.compile(rb"\d{1,18}")
 
 log = structlog.get_logger(__name__)
@@ -60,26 +65,30 @@ def peer(scope: Scope) -> str:
     return "" if client is None else site(client[0])
 
 
-def site(host: str) -> str:
-    """An address as limits know it. A site has 2^64 addresses of IPv6, and would have as many limits."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Address(int(address) >> 64 << 64))
-
-
 def refusal(
     scope: Scope, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """The body of every error outside a GraphQL result, which has the same form."""
-    error = {"message": message, "path": None, "extensions": {"code": code, "requestId": request_id(scope)}}
-    body = msgspec.json.encode({"data": None, "errors": [error]})
-    return Response(body, status, dict(headers or {}), media_type="application/json")
+    extensions: dict[str, object] = {"code": code, "requestId": request_id(scope)}
+    if headers and code == "RATE_LIMITED":
+        extensions["retryAfter"] = int(headers["Retry-After"])
+    return Response(_body(message, extensions), status, dict(headers or {}), media_type="application/json")
+
+
+def plain_refusal(code: str, message: str) -> tuple[bytes, Mapping[str, str]]:
+    """Body and headers of an error for what did not become a request."""
+    number = _new_id()
+    headers = {"X-Request-Id": number, "Content-Type": "application/json", **_HEADERS}
+    return _body(message, {"code": code, "requestId": number}), headers
+
+
+def _body(message: str, extensions: Mapping[str, object]) -> bytes:
+    error = {"message": message, "path": None, "extensions": extensions}
+    return msgspec.json.encode({"data": None, "errors": [error]})
+
+
+def _new_id() -> str:
+    return f"{_random.getrandbits(64):016x}"
 
 
 def refused(scope: Scope, error: TaskmillError) -> Response:
@@ -99,24 +108,44 @@ def refused(scope: Scope, error: TaskmillError) -> Response:
 class Edge:
     """ASGI middleware around everything."""
 
-    def __init__(self, app: ASGIApp, *, body_limit: int, body_timeout: float) -> None:
+    def __init__(self, app: ASGIApp, *, options: ApiOptions) -> None:
         self._app = app
-        self._body_limit = body_limit
-        self._body_timeout = body_timeout
+        self._body_limit = options.body_limit
+        self._body_timeout = options.body_timeout
+        self._proxies = Proxies(options.trusted_proxies)
+        self._hosts = Hosts(options.allowed_hosts)
+        self._origins = Origins(options.allowed_origins)
+        self._told_of_proxies = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        scope[REQUEST_ID] = f"{_random.getrandbits(64):016x}"
+        scope[REQUEST_ID] = _new_id()
+        self._unfold(scope)
         with structlog.contextvars.bound_contextvars(request_id=scope[REQUEST_ID]):
             if scope["type"] == "http":
                 await self._http(scope, receive, send)
-            else:
+            elif self._hosts.knows(first(scope, b"host")):
                 await self._app(scope, receive, send)
+            else:
+                await WebSocket(scope, receive, send).send_denial_response(_wrong_host(scope))
+
+    def _unfold(self, scope: Scope) -> None:
+        """Who sent it, when proxies of ours stand between. Theirs are told in the settings; else they are the sender."""
+        client = scope.get("client")
+        self._proxies.unfold(scope)
+        if scope.get("client") is client and not self._told_of_proxies and joined(scope, b"x-forwarded-for"):
+            self._told_of_proxies = True
+            log.warning(
+                "proxy.unknown",
+                address=client[0] if client else "",
+                hint="X-Forwarded-For counts only from TASKMILL_TRUSTED_PROXIES: limits take its sender for the caller",
+            )
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
+        about_pages = self._origins.headers(scope)
         body = _Body(scope, receive, self._body_limit, self._body_timeout)
 
         async def told(message: Message) -> None:
@@ -127,6 +156,9 @@ class Edge:
                 headers["X-Request-Id"] = scope[REQUEST_ID]
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                headers.update(about_pages)
+                if scope["scheme"] == "https":
+                    headers["Strict-Transport-Security"] = _HSTS
             elif body.unread and not message.get("more_body", False):
                 # The answer goes out whole, and ends when the body has come in.
                 await send({**message, "more_body": True})
@@ -135,7 +167,7 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(scope, body.receive, told)
+            await (self._answer(scope) or self._app)(scope, body.receive, told)
         except TaskmillError as error:
             if started:
                 raise
@@ -146,6 +178,18 @@ class Edge:
                 raise
             message = "Something went wrong inside. The log has it under this request id."
             await refusal(scope, 500, "INTERNAL", message)(scope, receive, told)
+
+    def _answer(self, scope: Scope) -> Response | None:
+        """What needs no application."""
+        if not self._hosts.knows(first(scope, b"host")):
+            return _wrong_host(scope)
+        preflight = self._origins.preflight(scope)
+        return None if preflight is None else Response(status_code=204, headers=dict(preflight))
+
+
+def _wrong_host(scope: Scope) -> Response:
+    message = "The Host header names none of this server's hosts: see TASKMILL_ALLOWED_HOSTS."
+    return refusal(scope, 400, "BAD_REQUEST", message)
 
 
 class _Body:

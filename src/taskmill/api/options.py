@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 
 from taskmill.errors import ConfigError
 
@@ -45,7 +46,13 @@ class ApiOptions:
     max_cost: int = 5000
     """Of an operation (schema/cost.py)."""
     allowed_origins: tuple[str, ...] = ()
-    """Origins, besides the server's own, whose pages may open a WebSocket."""
+    """Origins, besides the server's own, whose pages may read answers and open a WebSocket."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that a Host header may have, `*.` before one for all below it; none: any."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Whose X-Forwarded-For and X-Forwarded-Proto count."""
+    head_timeout: float = 10.0
+    """For the head of a request (408)."""
     subscriptions: int = 20
     """Operations open at once on one WebSocket."""
     feed_buffer: int = 1000

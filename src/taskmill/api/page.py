@@ -30,3 +30,5 @@ PAGE_POLICY: Final = (
     f"default-src 'none'; connect-src 'self'; script-src {_hashes('script')}; style-src {_hashes('style')}; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+CDN_POLICY: Final = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""Of GraphiQL: where its scripts come from is its makers' choice."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from taskmill.api.frames import Frames
+from taskmill.api.protocol import HEAD_TIMEOUT, Protocol
 from taskmill.errors import StartError
 
 WS_MESSAGE_MOST: Final = 512 * 1024
@@ -44,16 +47,18 @@ class ApiServer:
 
     name = "api"
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, *, head_timeout: float = HEAD_TIMEOUT) -> None:
         self._listener = listener
+        # uvicorn makes one of it for each connection, whatever it is.
+        protocol: Any = partial(Protocol, head_timeout=head_timeout)
         self._server = _Server(
             uvicorn.Config(
                 app,
-                ws="websockets-sansio",
+                ws=Frames,
                 ws_max_size=WS_MESSAGE_MOST,
                 # Its windows cost more memory than a connection itself, and events are small.
                 ws_per_message_deflate=False,
-                http="httptools",
+                http=protocol,
                 lifespan="off",
                 access_log=False,
                 log_config=None,

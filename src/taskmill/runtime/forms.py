@@ -6,6 +6,7 @@ The texts of these errors never reach a reader: a URL holds a password. Who asks
 from __future__ import annotations
 
 import io
+import ipaddress
 import os
 import re
 import socket
@@ -48,6 +49,29 @@ def parse_origins(value: Any) -> tuple[str, ...]:
     if not all(re.fullmatch(r"https?://[a-z0-9.\[\]:-]{1,253}", origin) for origin in origins):
         raise ValueError("no origins")
     return origins
+
+
+def parse_hosts(value: Any) -> tuple[str, ...]:
+    """`tasks.example.com,*.example.org` or `*`, without ports."""
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    hosts = tuple(dict.fromkeys(part.strip().rstrip(".").lower() for part in parts))
+    if not all(re.fullmatch(r"\*|(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", host) for host in hosts):
+        raise ValueError("no hosts")
+    return hosts
+
+
+def parse_networks(value: Any) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """`10.0.0.0/8,::1`: addresses and networks."""
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(ipaddress.ip_network(str(part).strip()) for part in parts)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def host_name() -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from taskmill.errors import ConfigError
+from taskmill.runtime import forms
 from taskmill.runtime.secret import SECRET_MINIMUM, kept_secret
 from taskmill.settings.fields import A_SECRET
 from taskmill.settings.model import ENV_FILE, Model, flag_name, setting_names
@@ -66,6 +67,13 @@ class Settings(Model):
         return self.host or ("0.0.0.0" if self.production else "127.0.0.1")  # noqa: S104 (in a container)  # nosec B104
 
     @property
+    def known_hosts(self) -> tuple[str, ...]:
+        """Names that the API answers to; none: any. On a developer's machine, no web page makes up another for it."""
+        if self.allowed_hosts or self.production or not forms.is_loopback(self.api_host):
+            return () if "*" in self.allowed_hosts else self.allowed_hosts
+        return ("localhost", "*.localhost")
+
+    @property
     def media_folder(self) -> Path:
         return self.media or self.data / "media"
 
@@ -112,7 +120,11 @@ class Settings(Model):
         from taskmill.index.connect import IndexOptions
 
         return IndexOptions(
-            url=url, prefix=self.index_prefix, timeout=self.index_timeout, hold=self.index_hold
+            url=url,
+            prefix=self.index_prefix,
+            timeout=self.index_timeout,
+            hold=self.index_hold,
+            refuse_evicting=self.production,
         )
 
     def task_options(self) -> TaskOptions:
@@ -121,7 +133,9 @@ class Settings(Model):
         from taskmill.tasks.mill import TaskOptions
 
         policy = Policy(max_retries=self.max_retries, backoff=Backoff(self.backoff_base, self.backoff_cap))
-        return TaskOptions(lease=self.lease, policy=policy, worker_ttl=self.worker_ttl)
+        return TaskOptions(
+            lease=self.lease, policy=policy, worker_ttl=self.worker_ttl, schedules=self.schedules
+        )
 
     def upkeep_options(self) -> UpkeepOptions:
         from taskmill.upkeep.options import UpkeepOptions
@@ -135,6 +149,9 @@ class Settings(Model):
             retain_hour=self.retain_hour,
             retain_completed_days=self.keep_completed_days,
             retain_failed_days=self.keep_failed_days or None,
+            keep_fires_days=self.keep_fires_days,
+            misfire_after=self.misfire_after,
+            misfire_grace=self.misfire_grace,
         )
 
     def worker_options(self) -> WorkerOptions:
@@ -179,6 +196,8 @@ class Settings(Model):
             request_timeout=self.request_timeout,
             max_cost=self.max_cost,
             allowed_origins=self.allowed_origins,
+            allowed_hosts=self.known_hosts,
+            trusted_proxies=self.trusted_proxies,
             limits=LimitOptions(
                 user=self.rate_user,
                 key=self.rate_key,

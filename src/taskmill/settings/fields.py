@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,6 +16,8 @@ from taskmill.runtime.secret import SECRET_MINIMUM
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
 Duration = Annotated[timedelta, BeforeValidator(forms.parse_duration)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(forms.parse_origins)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(forms.parse_hosts)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(forms.parse_networks)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(forms.parse_names)]
 DatabaseUrl = Annotated[str, BeforeValidator(forms.parse_database_url)]
 RedisUrl = Annotated[str, BeforeValidator(forms.parse_redis_url)]

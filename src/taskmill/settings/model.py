@@ -28,8 +28,10 @@ from taskmill.settings.fields import (
     DatabaseUrl,
     Duration,
     Folder,
+    Hosts,
     Lower,
     Names,
+    Networks,
     Origins,
     RedisUrl,
     count,
@@ -73,6 +75,8 @@ class Model(BaseSettings):
     allowed_origins: Origins = setting("TASKMILL_ALLOWED_ORIGINS", (), "origins such as https://tasks.example.com, separated by commas", "Web pages of these origins may use the API, besides its own.")
     request_timeout: float = seconds("TASKMILL_REQUEST_TIMEOUT", 10, 0.1, 600, "For a GraphQL operation, but a subscription.")
     max_cost: int = count("TASKMILL_MAX_COST", 5000, 100, 10_000_000, "Of a GraphQL operation: a field costs 1, inside of a list as often as its limit says.")
+    allowed_hosts: Hosts = setting("TASKMILL_ALLOWED_HOSTS", (), "host names such as tasks.example.com or *.example.com, separated by commas, or *", "Names that the API answers to, besides addresses and localhost. Not set: any; in development, where it listens on 127.0.0.1, localhost alone.")
+    trusted_proxies: Networks = setting("TASKMILL_TRUSTED_PROXIES", (), "addresses or networks such as 10.0.0.0/8, separated by commas", "Proxies before the API: their X-Forwarded-For says who calls, their X-Forwarded-Proto whether by https.")
     bcrypt_rounds: int = count("TASKMILL_BCRYPT_ROUNDS", 12, 4, 16, "Cost of a password's hash; each step doubles it.")
     # from elsewhere: programs and workers that reach a Taskmill by its API alone
     api_url: ApiUrl | None = setting("TASKMILL_API_URL", None, AN_API, "The API of a Taskmill elsewhere: for remote workers, the client and the command line.")
@@ -112,6 +116,10 @@ class Model(BaseSettings):
     retain_hour: int = count("TASKMILL_RETAIN_HOUR", 2, 0, 23, "Hour of the day, in UTC, of the daily deletion.")
     keep_completed_days: int = count("TASKMILL_KEEP_COMPLETED_DAYS", 30, 1, 36_500, "Days until completed and cancelled tasks are deleted.")
     keep_failed_days: int = count("TASKMILL_KEEP_FAILED_DAYS", 0, 0, 36_500, "Days until failed tasks are deleted; 0 keeps them.")
+    keep_fires_days: int = count("TASKMILL_KEEP_FIRES_DAYS", 30, 1, 36_500, "Days until the history of schedules is deleted.")
+    schedules: int = count("TASKMILL_SCHEDULES_PER_USER", 1000, 0, 1_000_000, "Schedules that a user may have.")
+    misfire_after: float = seconds("TASKMILL_MISFIRE_AFTER", 60, 1, 86400, "A schedule's fire that is later than this was missed.")
+    misfire_grace: float = seconds("TASKMILL_MISFIRE_GRACE", 86400, 0, 2_592_000, "misfire ONCE makes up for a missed fire that is not older.")
     # the handlers that come with Taskmill
     media: Folder | None = setting("TASKMILL_MEDIA", None, "the path of a folder", "All that they read and write. Not set: media in the data folder.")
     smtp_host: str | None = text("TASKMILL_SMTP_HOST", None, A_HOST, forms.HOST, "EMAIL_SENDING fails when it is not set.")
