@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Annotated, Final
 
 import strawberry
 
-from taskmill.api.feed import Dropped, Ended
-from taskmill.api.schema.context import Info
+from taskmill.api.feed import Dropped, Ended, Updates
+from taskmill.api.schema.context import Context, Info
 from taskmill.api.schema.roles import PEOPLE, allow
 from taskmill.api.schema.task import Task
 from taskmill.api.schema.task_write import ABSENT
-from taskmill.errors import NotFound, Unavailable
+from taskmill.errors import NotFound, Unauthenticated, Unavailable
 from taskmill.model.ids import parse_id
+from taskmill.tasks.read import TaskView
 
 TRY_AGAIN: Final = 1013
 """WebSocket close code: try again later."""
 GOING_AWAY: Final = 1012
 """WebSocket close code: the service restarts."""
+FORBIDDEN: Final = 4403
+"""WebSocket close code: the login does not hold, or no longer."""
+WATCH: Final = 2.0
+"""Seconds between two looks whether the login of a connection still holds."""
 
 
 @strawberry.type
@@ -40,7 +47,8 @@ class Subscription:
             raise NotFound(ABSENT)
         async with context.services.feed.subscribe(viewer.owner, only) as updates:
             try:
-                async for row in updates:
+                while True:
+                    row = await _next(context, updates)
                     viewer = await context.viewer_now()
                     if viewer.owner in (None, row.user_id):
                         yield Task.of(row, context)
@@ -49,3 +57,18 @@ class Subscription:
                     raise Unavailable(end.message) from None
                 code = TRY_AGAIN if isinstance(end, Dropped) else GOING_AWAY
                 await context.socket.close(code, end.message)
+            except Unauthenticated as error:
+                if context.socket is None:
+                    raise
+                await context.socket.close(FORBIDDEN, error.message)
+
+
+async def _next(context: Context, updates: Updates) -> TaskView:
+    """The next update; Unauthenticated once the login has ended, though nothing changes. A socket watches by itself."""
+    while True:
+        try:
+            async with asyncio.timeout(WATCH if context.socket is None else None):
+                return await anext(updates)
+        except TimeoutError:
+            with suppress(Unavailable):
+                await context.viewer_now()

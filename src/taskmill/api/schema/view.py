@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
 import structlog
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
-from graphql import GraphQLError
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketState
-from strawberry.asgi import ASGIWebSocketAdapter, GraphQL
+from starlette.websockets import WebSocket
+from strawberry.asgi import GraphQL
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
-from strawberry.http.exceptions import NonJsonMessageReceived, WebSocketDisconnected
 from strawberry.schema.base import BaseSchema
 from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
-from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
-from strawberry.subscriptions.protocols.graphql_transport_ws.types import SubscribeMessage
 from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.unset import UNSET, UnsetType
@@ -35,106 +30,14 @@ from taskmill.api.page import PAGE, PAGE_POLICY
 from taskmill.api.schema.context import Context, Services
 from taskmill.api.schema.faults import told
 from taskmill.api.schema.live import TRY_AGAIN
+from taskmill.api.schema.socket import TOO_SLOW, Handler, Socket, socket_token
 from taskmill.api.text import JsonError, load_json
 from taskmill.errors import BadRequest, RateLimited, TaskmillError, Unauthenticated, Unavailable
 
 INIT_TIMEOUT: Final = timedelta(seconds=10)
 RESPONSE_JSON: Final = "application/graphql-response+json"
-_END: Final = object()
-TOO_SLOW: Final = "The client does not read what it is sent."
 
 log = structlog.get_logger(__name__)
-
-
-class Socket(ASGIWebSocketAdapter):
-    """A WebSocket whose client may be slow, gone or ill-behaved."""
-
-    def __init__(self, view: GraphQLView, request: WebSocket, response: WebSocket) -> None:
-        super().__init__(view, request, response)  # type: ignore[arg-type]  # Strawberry types the context as None
-        self._encode = view.encode_json
-        self._timeout = view.services.options.send_timeout
-        self._over = asyncio.Event()
-
-    async def iter_json(self, *, ignore_parsing_errors: bool = False) -> AsyncGenerator[object, None]:
-        messages = super().iter_json(ignore_parsing_errors=ignore_parsing_errors)
-        over = asyncio.ensure_future(self._over.wait())
-        try:
-            while not self._over.is_set():
-                coming = asyncio.ensure_future(anext(messages, _END))
-                await asyncio.wait({coming, over}, return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    coming.cancel()
-                    await asyncio.wait({coming})
-                    return
-                message = coming.result()
-                if message is _END:
-                    return
-                if not _is_message(message):
-                    raise NonJsonMessageReceived
-                yield message
-        finally:
-            over.cancel()
-
-    async def send_json(self, message: Mapping[str, object]) -> None:
-        if self._over.is_set() or self.ws.application_state is WebSocketState.DISCONNECTED:
-            return
-        encoded = self._encode(message)
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self.ws.send_text(encoded.decode())
-        except TimeoutError:
-            await self.close(TRY_AGAIN, TOO_SLOW)
-        except (OSError, RuntimeError) as error:
-            # Starlette's disconnect is an OSError; a send after a close that came in between is a RuntimeError.
-            raise WebSocketDisconnected from error
-
-    async def close(self, code: int, reason: str) -> None:
-        """Says why, for as long as `send_timeout`, and ends the connection in any case."""
-        if self._over.is_set():
-            return
-        with suppress(TimeoutError, OSError, RuntimeError):
-            async with asyncio.timeout(self._timeout):
-                await self.ws.close(code=code, reason=_short(reason))
-        self._over.set()
-
-
-def _short(reason: str) -> str:
-    """As much of it as a close frame can carry: 123 bytes. It may repeat what the client sent."""
-    return reason.encode()[:120].decode(errors="ignore")
-
-
-def _is_message(message: object) -> bool:
-    """The form that Strawberry's handler takes for granted."""
-    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        return False
-    if message["type"] not in ("subscribe", "complete"):
-        return True
-    if not isinstance(message.get("id"), str):
-        return False
-    payload = message.get("payload")
-    return message["type"] == "complete" or (
-        isinstance(payload, dict)
-        and isinstance(payload.get("query"), str)
-        and isinstance(payload.get("variables"), dict | None)
-        and isinstance(payload.get("operationName"), str | None)
-    )
-
-
-class Handler(BaseGraphQLTransportWSHandler[Context, None]):
-    async def handle(self) -> None:
-        # So that a subscription can end the connection with a code of its own.
-        self.context.socket = self.websocket
-        await super().handle()
-
-    async def handle_subscribe(self, message: SubscribeMessage) -> None:
-        try:
-            if self.connection_acknowledged:
-                await self.context.services.limiter.call(self.context.session, self.context.peer)
-        except RateLimited as error:
-            [told_error] = told([GraphQLError(error.message, original_error=error)], self.context.request_id)
-            await self.send_message({"id": message["id"], "type": "error", "payload": [told_error.formatted]})
-        else:
-            await super().handle_subscribe(message)
 
 
 class _Stream(StreamingResponse):
@@ -210,6 +113,7 @@ class GraphQLView(GraphQL[Context, None]):
         context = Context(self.services, request_id(request.scope), peer=peer(request.scope))
         limiter = self.services.limiter
         if isinstance(request, Request):
+            context.gone = request.is_disconnected
             try:
                 context.session = await self._session(bearer(request.headers.getlist("authorization")))
             except Unauthenticated:
@@ -224,11 +128,14 @@ class GraphQLView(GraphQL[Context, None]):
     async def on_ws_connect(self, context: Context) -> UnsetType | dict[str, object] | None:
         """connection_init brings the token; a client that is no browser may send it as a header instead."""
         try:
-            context.session = await self._session(_socket_token(context))
+            context.session = await self._session(socket_token(context))
         except Unauthenticated:
             raise ConnectionRejectionError from None
-        except Unavailable:
+        except Unavailable as error:
+            # Not 4403: the token may well be good.
             log.warning("socket.refused", reason="the database does not answer")
+            assert context.socket is not None
+            await context.socket.close(TRY_AGAIN, error.message)
             raise ConnectionRejectionError from None
         unset: UnsetType = UNSET  # no payload with the acknowledgement
         return unset
@@ -279,8 +186,10 @@ class GraphQLView(GraphQL[Context, None]):
             request.state.limited = result.data is None and None not in waits
         if isinstance(result, PreExecutionError) or _ran_nothing(result):
             # Clients from before the GraphQL-over-HTTP draft take only 200 for an answer about a document.
-            unfit = any((e.extensions or {}).get("code") == "BAD_REQUEST" for e in result.errors or ())
-            request.state.refused = unfit or RESPONSE_JSON in request.headers.get("accept", "")
+            codes = {(e.extensions or {}).get("code") for e in result.errors or ()}
+            knows = RESPONSE_JSON in request.headers.get("accept", "")
+            # One that took too long was a good request.
+            request.state.refused = "BAD_REQUEST" in codes or (knows and "TIMEOUT" not in codes)
         return await super().process_result(request, result)
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
@@ -314,19 +223,3 @@ class GraphQLView(GraphQL[Context, None]):
 def _ran_nothing(result: ExecutionResult) -> bool:
     """The variables were refused: an error of the request, not of a field."""
     return result.data is None and bool(result.errors) and all(e.path is None for e in result.errors or ())
-
-
-def _socket_token(context: Context) -> str | None:
-    """`Authorization: Bearer …` (in either case) or `token: …` of connection_init, else the handshake's header."""
-    given = context.connection_params if isinstance(context.connection_params, dict) else {}
-    found = [given[key] for key in ("Authorization", "authorization") if given.get(key) is not None]
-    if found:
-        if not all(isinstance(value, str) for value in found):
-            raise Unauthenticated("connection_init: a string is expected as Authorization.")
-        return bearer(found)
-    token = given.get("token")
-    if token is not None and not isinstance(token, str):
-        raise Unauthenticated("connection_init: a string is expected as token.")
-    if token is not None:
-        return token.removeprefix("Bearer ").strip()
-    return bearer(context.handshake)
