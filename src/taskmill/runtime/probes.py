@@ -91,6 +91,9 @@ class Probes:
         self.task_wait_seconds = self._histogram(
             "task_wait_seconds", "Time from becoming eligible to the claim.", WAIT_BUCKETS
         )
+        self.schedule_fires = self._counter(
+            "schedule_fires", "Times at which schedules fired, by what became of them.", "outcome"
+        )
         self.queue_size = self._gauge("queue_size", "Tasks that are QUEUED.", "queue", "priority")
         self.queue_oldest_seconds = self._gauge(
             "queue_oldest_seconds", "How long the oldest QUEUED task has waited.", "queue"

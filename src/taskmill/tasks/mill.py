@@ -36,6 +36,8 @@ class TaskOptions:
     policy: Policy = field(default_factory=Policy)
     worker_ttl: float = 60.0
     """A worker row that was not seen for so long names no live worker."""
+    schedules: int = 1000
+    """How many schedules a user may have."""
 
 
 class Mill:

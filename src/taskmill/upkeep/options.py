@@ -26,6 +26,11 @@ class UpkeepOptions:
     """None keeps failed tasks for ever."""
     retain_hour: int = 2
     """UTC hour of the daily retention."""
+    keep_fires_days: float = 30.0
+    misfire_after: float = 60.0
+    """A fire that is later than this was missed."""
+    misfire_grace: float = 86400.0
+    """Misfire.ONCE makes up for a fire that is not older."""
     journal_age: float = 3600.0
     journal_rows: int = 200_000
     leader_ttl: float = 15.0

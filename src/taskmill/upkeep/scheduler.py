@@ -21,7 +21,9 @@ from taskmill.model.ids import new_id
 from taskmill.model.state import Status
 from taskmill.runtime.loop import loop
 from taskmill.tasks import workers
+from taskmill.tasks.fire import Late
 from taskmill.tasks.mill import Mill
+from taskmill.upkeep.fire import fire_due, release_waiting, retain_fires, retime
 from taskmill.upkeep.fold import fold_journal, trim_journal
 from taskmill.upkeep.leader import Leadership
 from taskmill.upkeep.measure import measure, report
@@ -59,6 +61,8 @@ class Scheduler:
         self._low = 0
         self._reported = boottime()
         self._retained: datetime | None = None
+        self._late = Late(options.misfire_after, options.misfire_grace)
+        self._timed = False
         self.leadership = Leadership(mill.db, new_id(), options.leader_ttl)
         self.verifier = Verifier(mill, mill.index, options) if mill.index is not None else None
 
@@ -68,6 +72,8 @@ class Scheduler:
     async def run(self) -> None:
         jobs: list[tuple[str, Job, asyncio.Event | None]] = [
             ("promote", self._promote, self._due),
+            ("fire", self._fire, None),
+            ("waiting", self._waiting, None),
             ("rescue", self._rescue, None),
             ("fold", self._fold, self._changed),
             ("trim", self._trim, None),
@@ -117,6 +123,15 @@ class Scheduler:
     async def _promote(self) -> float:
         return await promote_due(self._mill, self._options.batch, self._options.poll)
 
+    async def _fire(self) -> float:
+        if not self._timed:
+            await retime(self._mill)
+            self._timed = True
+        return await fire_due(self._mill, self._late, self._options.poll)
+
+    async def _waiting(self) -> float:
+        return await release_waiting(self._mill, self._options.poll)
+
     async def _rescue(self) -> float:
         done = await rescue_lost(self._mill, self._options.batch)
         return 0.0 if done >= self._options.batch else self._options.rescue
@@ -157,6 +172,9 @@ class Scheduler:
         done = await self._mill.db.read(retained_until)
         if done is not None and done < last:
             if await retain_once(self._mill, self._options):
+                return 0.05
+            days = self._options.keep_fires_days
+            if await self._mill.db.write(lambda c: retain_fires(c, days)):
                 return 0.05
             await self._mill.db.write(
                 lambda c: workers.forget_dead(c, self._mill.options.worker_ttl * FORGET)

@@ -1,0 +1,101 @@
+"""Schedules that an app declares with `@app.cron`: the record is made to say what the app says.
+
+Only `taskmill up` at its start and `taskmill schedules sync` in a deploy do it, never a worker: old and new ones would
+undo each other's schedules while they are rolled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from taskmill.errors import Conflict
+from taskmill.model.cron import CronSpec
+from taskmill.model.ids import new_id
+from taskmill.sql.schema import schedules, users
+from taskmill.tasks.mill import Mill
+from taskmill.tasks.schedules import (
+    NewSchedule,
+    apply,
+    create_schedule,
+    select_schedules,
+    to_schedule,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Names of schedules, as a sync left them."""
+
+    created: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
+
+
+def sync_declared(
+    connection: Connection, user_id: bytes, app: str, declared: Sequence[NewSchedule], quota: int
+) -> Synced:
+    """Make the schedules that `app` declares what it says, and delete those that it no longer declares.
+
+    All in one transaction; twice is once. What an operator paused stays paused, and what does not change keeps its next
+    fire. Conflict when a schedule of that name is not this app's.
+    """
+    connection.execute(sa.select(users.c.id).where(users.c.id == user_id).with_for_update())
+    rows = connection.execute(
+        select_schedules().where(schedules.c.user_id == user_id).order_by(schedules.c.id).with_for_update()
+    )
+    there = {row.name: to_schedule(row) for row in rows}
+    created: list[str] = []
+    changed: list[str] = []
+    same: list[str] = []
+    kept = {"user_id", "enabled", "starts_at", "ends_at", "declared"}
+    for new in declared:
+        row = there.get(new.name)
+        if row is None:
+            create_schedule(connection, new_id(), new, quota)
+            created.append(new.name)
+            continue
+        if row.declared != app:
+            raise Conflict(
+                f"There is a schedule named {new.name!r} already, which {row.declared or 'a person'} made: rename one."
+            )
+        given = {f.name: getattr(new, f.name) for f in fields(new) if f.name not in kept}
+        (same if apply(connection, row, given) is row else changed).append(new.name)
+    names = {new.name for new in declared}
+    gone = [row for row in there.values() if row.declared == app and row.name not in names]
+    for row in gone:
+        connection.execute(sa.delete(schedules).where(schedules.c.id == row.id))
+    return Synced(tuple(created), tuple(changed), tuple(row.name for row in gone), tuple(same))
+
+
+async def sync(mill: Mill, user_id: bytes, app: str, specs: Sequence[CronSpec]) -> Synced:
+    """The async shell. `user_id`: whose schedules and tasks they are; `app`: its name, as `--app` gives it."""
+    declared = [_new(spec, user_id, app) for spec in specs]
+
+    def work(connection: Connection) -> Synced:
+        return sync_declared(connection, user_id, app, declared, mill.options.schedules)
+
+    return await mill.db.write(work, resend=work)
+
+
+def _new(spec: CronSpec, user_id: bytes, app: str) -> NewSchedule:
+    return NewSchedule(
+        user_id=user_id,
+        name=spec.name,
+        cron=spec.cron,
+        timezone=spec.timezone,
+        title=spec.title or spec.name,
+        payload=spec.payload,
+        description=spec.description,
+        type=spec.type,
+        priority=spec.priority,
+        queue=spec.queue,
+        max_retries=spec.max_retries,
+        misfire=spec.misfire,
+        overlap=spec.overlap,
+        declared=app,
+    )

@@ -1,0 +1,357 @@
+"""fire: a schedule whose time has come makes a task. SQL in one transaction, then the index.
+
+The row of `fires` (unique on schedule and nominal time), the task and the next fire are one commit, under the schedule's
+lock: with any number of schedulers, killed anywhere, there is one task for each fire. What is due is planned without
+locks; under the lock a plan holds only while version and `next_at` are those that it was made for. A crash after the
+commit leaves QUEUED rows that the index does not know; verify offers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from taskmill.errors import Conflict, NotFound
+from taskmill.model.cron import Misfire, Overlap
+from taskmill.model.ids import new_id
+from taskmill.model.state import TERMINAL, Status
+from taskmill.model.task import NewTask
+from taskmill.sql.dialect import Shape, db_now, docs, unhex
+from taskmill.sql.schema import fires, schedules, tasks, users
+from taskmill.tasks.cancel import cancel_task
+from taskmill.tasks.mill import Mill
+from taskmill.tasks.row import TaskRow, select_rows, to_row
+from taskmill.tasks.schedules import Fired, ScheduleRow, lock, select_lean, select_schedules, to_schedule
+from taskmill.tasks.submit import submit
+
+NEWEST: Final = 100
+"""Of the times that were missed, the newest so many count: a long outage cannot wedge a schedule."""
+WAITING: Final = 100
+"""Fires of one schedule that may wait for their turn."""
+BATCH: Final = 20
+"""Tasks that one transaction makes: each may carry 256 KiB."""
+
+_S: Final = schedules.c
+_F: Final = fires.c
+_T: Final = tasks.c
+_LIVE: Final = tuple(int(s) for s in Status if s not in TERMINAL)
+_DUE: Final = (
+    select_lean()
+    .add_columns(users.c.disabled_at, db_now().label("now"))
+    .select_from(sa.outerjoin(schedules, users, users.c.id == _S.user_id))
+    .where(_S.next_at <= db_now())
+    .order_by(_S.next_at, _S.id)
+    .limit(BATCH)
+)
+_NEXT: Final = sa.select(_S.next_at, db_now()).where(_S.next_at.is_not(None)).order_by(_S.next_at).limit(1)
+_SHAPE: Final = Shape("f", schedule_id="hex", nominal_at="time", outcome="int", task_id="hex", at="time")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done with one schedule, if it still is as it was when this was made."""
+
+    id: bytes
+    version: int
+    due: datetime
+    """Its `next_at` then."""
+    run: tuple[datetime, ...] = ()
+    missed: tuple[datetime, ...] = ()
+    refused: tuple[datetime, ...] = ()
+    next: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Seconds. A fire later than `after` is a misfire; ONCE makes up for one that is not older than `grace`."""
+
+    after: float = 60.0
+    grace: float = 86400.0
+
+
+@dataclass(slots=True)
+class Made:
+    """What a transaction did."""
+
+    rows: list[TaskRow] = field(default_factory=list)
+    """The new tasks."""
+    stopping: list[TaskRow] = field(default_factory=list)
+    """Tasks that were asked to stop."""
+    fires: list[tuple[bytes, datetime, Fired, bytes | None]] = field(default_factory=list)
+    moved: int = 0
+    """Schedules whose next fire was set."""
+
+
+# ---- what is due --------------------------------------------------------------------------------------------------
+
+
+def due_schedules(connection: Connection) -> list[tuple[ScheduleRow, bool, datetime]]:
+    """The schedules whose time has come, the longest overdue first: each with whether its user may act, and now."""
+    return [(to_schedule(r), r.disabled_at is None, r.now) for r in connection.execute(_DUE)]
+
+
+def next_due(connection: Connection) -> float | None:
+    """Seconds until the next fire of any schedule; None when there is none."""
+    row = connection.execute(_NEXT).one_or_none()
+    return None if row is None else float((row[0] - row[1]).total_seconds())
+
+
+def plan(row: ScheduleRow, active: bool, now: datetime, late: Late) -> Plan:
+    """What the misfire policy says of all that is due. `active` False: its user is disabled, so nothing runs.
+
+    At most BATCH run in one transaction: what is left stays due. ValueError when zone or expression are not understood.
+    """
+    assert row.next_at is not None
+    end = now if row.ends_at is None else min(now, row.ends_at)
+    due = row.rule().newest(row.next_at, end, NEWEST) if row.next_at <= end else []
+    if not active:
+        run: list[datetime] = []
+    elif row.misfire is Misfire.ALL:
+        run = due
+    else:
+        run = [at for at in due if now - at <= timedelta(seconds=late.after)]
+        if not run and row.misfire is Misfire.ONCE and due and now - due[-1] <= timedelta(seconds=late.grace):
+            run = due[-1:]
+    chosen = set(run)
+    missed = tuple(at for at in due if at not in chosen)
+    first = tuple(run[:BATCH])
+    return Plan(
+        row.id,
+        row.version,
+        row.next_at,
+        first,
+        missed,
+        (),
+        run[BATCH] if len(run) > BATCH else row.after(now),
+    )
+
+
+def give_up(row: ScheduleRow) -> Plan:
+    """For a schedule that the record or the rules refuse: it fires no more until somebody changes it."""
+    assert row.next_at is not None
+    return Plan(row.id, row.version, row.next_at, refused=(row.next_at,))
+
+
+# ---- the transaction ----------------------------------------------------------------------------------------------
+
+
+def fire(connection: Connection, plans: Sequence[Plan], *, careful: bool = False) -> Made:
+    """Carry out those plans that still hold. A schedule in other hands is passed over: it stays due.
+
+    `careful` looks for times that were fired already, which only a clock that stepped back can bring.
+    """
+    made = Made()
+    now: datetime = connection.execute(sa.select(db_now())).scalar_one()
+    rows = connection.execute(
+        select_schedules()
+        .where(_S.id.in_([p.id for p in plans]), _S.enabled == 1)
+        .order_by(_S.id)
+        .with_for_update(skip_locked=True)
+    )
+    locked = {row.id: row for row in map(to_schedule, rows)}
+    new: list[tuple[bytes, NewTask]] = []
+    for p in sorted(plans, key=lambda p: p.id):
+        row = locked.get(p.id)
+        if row is None or row.version != p.version or row.next_at != p.due:
+            continue
+        done = _fired(connection, p) if careful else frozenset()
+        before = len(new)
+        waiting = row.waiting
+        for at, outcome in _outcomes(connection, row, [at for at in p.run if at not in done], made):
+            task_id = new_id() if outcome is Fired.SUBMITTED else None
+            if task_id is not None:
+                new.append((task_id, task_of(row, at)))
+            waiting += outcome is Fired.WAITING
+            made.fires.append((row.id, at, outcome, task_id))
+        made.fires += [(row.id, at, Fired.MISSED, None) for at in p.missed if at not in done]
+        made.fires += [(row.id, at, Fired.REFUSED, None) for at in p.refused if at not in done]
+        values: dict[str, Any] = {"next_at": p.next, "waiting": waiting, "last_at": _last(row, p)}
+        if len(new) > before:
+            values["last_task_id"] = new[-1][0]
+        _move(connection, row, values)
+        made.moved += 1
+    _record(connection, made.fires, now)
+    if new:
+        made.rows = submit(connection, new)
+    return made
+
+
+def _last(row: ScheduleRow, p: Plan) -> datetime | None:
+    times = [*p.run, *p.missed, *p.refused, *([row.last_at] if row.last_at else [])]
+    return max(times, default=None)
+
+
+def _outcomes(
+    connection: Connection, row: ScheduleRow, times: Iterable[datetime], made: Made
+) -> list[tuple[datetime, Fired]]:
+    """What the overlap policy says of each time, oldest first."""
+    at = sorted(times)
+    if row.overlap is Overlap.ALLOW or not at:
+        return [(t, Fired.SUBMITTED) for t in at]
+    live = live_tasks(connection, row)
+    if row.overlap is Overlap.CANCEL_RUNNING:
+        for task_id in sorted(live):
+            # It may have ended since: then there is nothing to stop.
+            with suppress(Conflict, NotFound):
+                made.stopping.append(cancel_task(connection, task_id, None))
+        return [*((t, Fired.OVERLAPPED) for t in at[:-1]), (at[-1], Fired.SUBMITTED)]
+    busy = bool(live) or row.waiting > 0
+    found = []
+    room = WAITING - row.waiting if row.overlap is Overlap.QUEUE else 0
+    for t in at:
+        if not busy:
+            outcome, busy = Fired.SUBMITTED, True
+        elif room > 0:
+            outcome, room = Fired.WAITING, room - 1
+        else:
+            outcome = Fired.OVERLAPPED
+        found.append((t, outcome))
+    return found
+
+
+def live_tasks(connection: Connection, row: ScheduleRow) -> list[bytes]:
+    """Tasks of its last fires that have not ended."""
+    recent = (
+        sa.select(_F.task_id).where(_F.schedule_id == row.id).order_by(_F.nominal_at.desc()).limit(NEWEST)
+    )
+    ids = {i for i in connection.execute(recent).scalars() if i is not None}
+    if row.last_task_id is not None:
+        ids.add(row.last_task_id)
+    if not ids:
+        return []
+    # By the primary key, as SQL.md says: a state that is rare would take the optimizer to its index.
+    alive = sa.select(_T.id).where(_T.id.in_(sorted(ids)), (_T.status + 0).in_(_LIVE))
+    return list(connection.execute(alive).scalars())
+
+
+def _fired(connection: Connection, p: Plan) -> frozenset[datetime]:
+    times = [*p.run, *p.missed, *p.refused]
+    query = sa.select(_F.nominal_at).where(_F.schedule_id == p.id, _F.nominal_at.in_(times))
+    return frozenset(connection.execute(query).scalars())
+
+
+def _move(connection: Connection, row: ScheduleRow, values: dict[str, Any]) -> None:
+    """Compare and set: under the lock it cannot fail, so that a second scheduler with the same plan finds it moved."""
+    same = _S.next_at.is_(None) if row.next_at is None else _S.next_at == row.next_at
+    done = connection.execute(sa.update(schedules).where(_S.id == row.id, same).values(values))
+    if done.rowcount != 1:
+        raise AssertionError(f"a schedule moved under its lock: {done.rowcount} rows")
+
+
+def _record(
+    connection: Connection, rows: Sequence[tuple[bytes, datetime, Fired, bytes | None]], now: datetime
+) -> None:
+    v = _SHAPE.of()
+    names = list(_SHAPE.columns)
+    columns = [unhex(v.c.schedule_id), v.c.nominal_at, v.c.outcome, unhex(v.c.task_id), v.c.at]
+    insert = sa.insert(fires).from_select(names, sa.select(*columns))
+    if rows:
+        for part in docs((s, at, int(outcome), task, now) for s, at, outcome, task in rows):
+            connection.execute(insert, {"rows": part})
+
+
+def task_of(row: ScheduleRow, at: datetime | None) -> NewTask:
+    """The task of a fire; `scheduled_at` tells its handler which time it is for."""
+    assert row.payload is not None
+    return NewTask(
+        user_id=row.user_id,
+        title=row.title,
+        payload=row.payload,
+        description=row.description,
+        type=row.type,
+        queue=row.queue,
+        priority=row.priority,
+        scheduled_at=at,
+        max_retries=row.max_retries,
+    )
+
+
+# ---- fires that wait ----------------------------------------------------------------------------------------------
+
+
+def idle_waiters(connection: Connection, after: bytes, limit: int) -> tuple[list[bytes], bytes | None]:
+    """Schedules with a fire that waits and no task that it waits for, out of the next `limit` behind `after`; and where
+    to go on, None at the end."""
+    rows = connection.execute(
+        select_lean().where(_S.waiting > 0, _S.enabled == 1, _S.id > after).order_by(_S.id).limit(limit)
+    )
+    found = [to_schedule(row) for row in rows]
+    idle = [row.id for row in found if not live_tasks(connection, row)]
+    return idle, found[-1].id if len(found) == limit else None
+
+
+def release(connection: Connection, ids: Sequence[bytes]) -> Made:
+    """Make the task of the oldest fire that waits, for each of these schedules that has none running."""
+    made = Made()
+    rows = connection.execute(
+        select_schedules()
+        .where(_S.id.in_(ids), _S.waiting > 0, _S.enabled == 1)
+        .order_by(_S.id)
+        .with_for_update(skip_locked=True)
+    )
+    new: list[tuple[bytes, NewTask]] = []
+    for row in map(to_schedule, rows):
+        if live_tasks(connection, row):
+            continue
+        waiting = (_F.schedule_id == row.id, _F.outcome == int(Fired.WAITING))
+        at = connection.execute(
+            sa.select(_F.nominal_at).where(*waiting).order_by(_F.nominal_at).limit(1)
+        ).scalar()
+        if at is None:
+            connection.execute(sa.update(schedules).where(_S.id == row.id).values(waiting=0))
+            continue
+        task_id = new_id()
+        new.append((task_id, task_of(row, at)))
+        made.fires.append((row.id, at, Fired.SUBMITTED, task_id))
+        connection.execute(
+            sa.update(fires)
+            .where(_F.schedule_id == row.id, _F.nominal_at == at)
+            .values(outcome=int(Fired.SUBMITTED), task_id=task_id, at=db_now())
+        )
+        values = {"waiting": row.waiting - 1, "last_task_id": task_id}
+        connection.execute(sa.update(schedules).where(_S.id == row.id).values(values))
+    if new:
+        made.rows = submit(connection, new)
+    return made
+
+
+# ---- now ----------------------------------------------------------------------------------------------------------
+
+
+def fire_now(connection: Connection, schedule_id: bytes, owner: bytes | None, task_id: bytes) -> TaskRow:
+    """A task of this schedule at once, whatever its policies, paused or not; its next fire stays. NotFound."""
+    row = lock(connection, schedule_id, owner)
+    now: datetime = connection.execute(sa.select(db_now())).scalar_one()
+    # A whole minute belongs to the schedule; and the last one may be of this very microsecond.
+    at = max(now, row.last_at or now)
+    at += timedelta(microseconds=1 if at.microsecond == 0 or at == row.last_at else 0)
+    _record(connection, [(row.id, at, Fired.RUN_NOW, task_id)], now)
+    values = {"last_at": at, "last_task_id": task_id}
+    connection.execute(sa.update(schedules).where(_S.id == row.id).values(values))
+    [task] = submit(connection, [(task_id, task_of(row, None))])
+    return task
+
+
+async def run_now(mill: Mill, schedule_id: bytes, owner: bytes | None) -> TaskRow:
+    """The async shell. `owner` None: any user's."""
+    task_id = new_id()
+
+    def work(connection: Connection) -> TaskRow:
+        return fire_now(connection, schedule_id, owner, task_id)
+
+    def again(connection: Connection) -> TaskRow:
+        lock(connection, schedule_id, owner)  # waits for a COMMIT in flight
+        found = connection.execute(select_rows().where(_T.id == task_id)).one_or_none()
+        return work(connection) if found is None else to_row(found)
+
+    row = await mill.db.write(work, resend=again)
+    mill.offer([row])
+    mill.hint("journal")
+    mill.probes.tasks_created.labels(priority=row.priority.name).inc()
+    return row
