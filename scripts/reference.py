@@ -1,7 +1,7 @@
 """Writes docs/reference/ from the code; `--check` says which page is stale instead (exit 1).
 
 settings from the settings model, the GraphQL schema from Strawberry, metrics from the probes, errors from the tree,
-states from the transition table.
+states from the transition table, and who may do what from the fields of the schema.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ ERRORS_NOTE = (
     "GraphQL answers carry the code in `extensions.code`, with a `requestId`. How a run failed is told by the error of "
     "the task, and of each of its `runs`. The document itself is refused with `GRAPHQL_PARSE_FAILED` (its syntax) or "
     "`GRAPHQL_VALIDATION_FAILED` (the schema has no such thing)."
+)
+
+ROLES_NOTE = (
+    "What is empty is refused: `UNAUTHENTICATED` without a login (nobody), `FORBIDDEN` with another role. USER: the own tasks, "
+    "schedules and keys; what is another's is `NOT_FOUND`. ADMIN: all of them. An API key has the role that it was made "
+    "with. A field that says nothing of roles is for no one."
 )
 
 
@@ -142,12 +148,35 @@ def states() -> str:
     return "\n".join(lines) + "\n"
 
 
+def roles() -> str:
+    from taskmill.api.schema.build import build_schema
+    from taskmill.api.schema.roles import fields
+
+    names = ("nobody", "USER", "WORKER", "ADMIN")
+    lines = ["# Who may do what", "", NOTE.strip(), "", ROLES_NOTE, ""]
+    lines += [f"| Operation | {' | '.join(names)} |", "| --- |" + " :-: |" * len(names)]
+    types, core = {}, build_schema(introspection=True)._schema
+    for parent, name, _, allowed in fields(core):
+        has = {"nobody" if role is None else role.name for role in allowed}
+        if parent in (core.query_type, core.mutation_type, core.subscription_type):
+            marks = " | ".join("yes" if role in has else "" for role in names)
+            lines.append(f"| {parent.name.lower()} `{name}` | {marks} |")
+        else:
+            types.setdefault((parent.name, tuple(n for n in names if n in has)), []).append(name)
+    lines += ["", "## Fields of types", "", "| Type | Fields | For |", "| --- | --- | --- |"]
+    for (parent_name, has), of in sorted(types.items()):
+        shown = ", ".join(f"`{name}`" for name in of)
+        lines.append(f"| `{parent_name}` | {shown} | {', '.join(has) or 'no one'} |")
+    return "\n".join(lines) + "\n"
+
+
 WRITERS = {
     "settings.md": settings,
     "schema.graphql": schema,
     "metrics.md": metrics,
     "errors.md": errors,
     "states.md": states,
+    "roles.md": roles,
 }
 
 

@@ -198,7 +198,7 @@ class Accounts:
         return self._changed("user.enabled", await self._db.write(work, resend=work))
 
     async def change_password(self, user_id: bytes, current: str, new: str) -> User:
-        """Another password; all logins of before end. BadUserInput: `current` is not it. Conflict: it was changed at the
+        """Another password; all logins of before end. Unauthenticated: `current` is not it. Conflict: it was changed at the
         same time."""
         plain, fresh = presented_password(current, "currentPassword"), checked_password(new, "newPassword")
         known = await self._db.read(
@@ -206,7 +206,7 @@ class Accounts:
         )
         if not await self.passwords.verify(plain, known):
             log.info("login.refused", user=id_text(user_id))
-            raise BadUserInput("currentPassword: it is not the password of this user")
+            raise Unauthenticated("it is not the password of this user")
         hashed = await self.passwords.hash(fresh)
 
         def work(connection: Connection) -> User:

@@ -11,6 +11,7 @@ from taskmill.api.schema.context import Info
 from taskmill.api.schema.roles import ANYONE, SIGNED_IN, allow, allow_anyone, open_to
 from taskmill.api.users import Role
 from taskmill.api.users import User as UserRow
+from taskmill.errors import BadUserInput, Unauthenticated
 from taskmill.model.ids import id_text
 
 strawberry.enum(Role, name="Role", description="What a user may do.")
@@ -24,6 +25,7 @@ class User:
     name: str
     role: Role
     created_at: datetime
+    disabled: bool = strawberry.field(description="Whether it is kept out.")
 
     @classmethod
     def of(cls, row: UserRow) -> Self:
@@ -33,6 +35,7 @@ class User:
             name=row.name,
             role=row.role,
             created_at=row.created_at,
+            disabled=row.disabled,
         )
 
 
@@ -56,6 +59,12 @@ class LoginInput:
     password: str
 
 
+@strawberry.input
+class ChangePasswordInput:
+    current_password: str
+    new_password: str = strawberry.field(description="8 to 72 bytes.")
+
+
 @strawberry.type
 class UserQueries:
     @strawberry.field(description="Whoever asks.", metadata=allow(*SIGNED_IN))
@@ -77,6 +86,33 @@ class UserMutations:
         async with services.limiter.login(input.email, peer):
             user = await services.accounts.login(input.email, input.password)
         return _entered(info, user)
+
+    @strawberry.mutation(
+        description="Another password. All logins of before end; this is a new one.",
+        metadata=allow(*SIGNED_IN),
+    )
+    async def change_password(self, info: Info, input: ChangePasswordInput) -> AuthPayload:
+        context, services = info.context, info.context.services
+        context.check_login("changePassword")
+        viewer = context.viewer()
+        try:
+            # A token that was stolen must not be a way to guess the password.
+            async with services.limiter.login(viewer.email, context.peer):
+                user = await services.accounts.change_password(
+                    viewer.id, input.current_password, input.new_password
+                )
+        except Unauthenticated as refused:
+            raise BadUserInput(f"currentPassword: {refused.message}") from None
+        return _entered(info, user)
+
+    @strawberry.mutation(
+        description="Ends every login of the caller, this one too, within seconds. API keys stay.",
+        metadata=allow(*SIGNED_IN),
+    )
+    async def logout_everywhere(self, info: Info) -> bool:
+        info.context.check_login("logoutEverywhere")
+        await info.context.services.accounts.end_logins(info.context.viewer().id)
+        return True
 
 
 def _entered(info: Info, user: UserRow) -> AuthPayload:
