@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from taskmill.index.index import EPOCH, Entry, Index, Next
+from taskmill.index.index import BANDS, EPOCH, Entry, Index, Next
 from tests.support import RedisServer, free_port, wait_until_sync
 
 ANN, BOB, EVE = (name.ljust(16, b".") for name in (b"ann", b"bob", b"eve"))
@@ -88,9 +88,27 @@ async def raw(index: Index, *command: Any) -> Any:
 
 
 async def keys(index: Index, queue: str = "q") -> set[str]:
-    """The queue's keys, without their prefix."""
+    """The queue's keys, without their prefix; but that of the probe, which comes and goes."""
     found: set[str] = set()
     start = f"{{{index._options.prefix}/{queue}}}:"
     async for key in index._client.scan_iter(match=f"*{index._options.prefix}/{queue}*", count=1000):
         found.add(key.decode("latin-1").removeprefix(start))
+    return found - {"probe"}
+
+
+async def sizes(index: Index, queue: str = "q") -> list[int]:
+    """Ready tasks of each band."""
+    start = f"{{{index._options.prefix}/{queue}}}:"
+    found = []
+    for band in range(BANDS):
+        low, high = band * 2**51, (band + 1) * 2**51 - 1
+        fairs = await index._client.execute_command("ZRANGE", f"{start}a{band}", 0, -1)
+        names = [f"{start}r".encode() + fair for fair in fairs]
+        counts = [await index._client.execute_command("ZCOUNT", name, low, high) for name in names]
+        found.append(sum(counts))
     return found
+
+
+def available(index: Index) -> bool:
+    """False from a failure until the probe in the background succeeded."""
+    return not any(breaker.open for breaker in index._breakers.values())

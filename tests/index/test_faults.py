@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from taskmill.errors import IndexUnavailable
 from taskmill.index.connect import IndexOptions
 from taskmill.index.index import Index
-from tests.index.kit import ANN, BOB, CRITICAL, LOW, Cluster, entry, ids, keys, raw, task
+from taskmill.index.policy import Evicting
+from tests.index.kit import ANN, BOB, CRITICAL, LOW, Cluster, available, entry, ids, keys, raw, sizes, task
 from tests.support import RedisServer, valkey_binary, wait_until
 
 
@@ -76,7 +78,7 @@ async def test_a_full_server_takes_a_push_whole_or_not_at_all(own: Index, server
         await own.push("q", [entry(2, fair=BOB, band=CRITICAL), entry(3), entry(1, band=LOW)])
     assert await keys(own) == before
     ask(server, "CONFIG", "SET", "maxmemory", "0")
-    assert await own.sizes("q") == {0: 0, 1: 0, 2: 1, 3: 0}
+    assert await sizes(own) == [0, 0, 1, 0]
 
 
 async def test_a_full_server_begins_no_generation(own: Index, server: RedisServer) -> None:
@@ -93,7 +95,7 @@ async def test_a_full_server_can_be_drained(own: Index, server: RedisServer) -> 
     ask(server, "CONFIG", "SET", "maxmemory", "1")
     with pytest.raises(IndexUnavailable):
         await own.push("q", [entry(3)])
-    assert own.available
+    assert available(own)
     held = await own.next("q", n=1)
     assert ids(held) == [1]
     assert ids(await own.next("q", n=1, confirm=held.reserved)) == [2]
@@ -109,9 +111,9 @@ async def test_a_replica_is_not_an_index(own: Index, server: RedisServer) -> Non
     ask(server, "REPLICAOF", "127.0.0.1", "1")
     with pytest.raises(IndexUnavailable, match=r"READONLY|read only"):
         await own.next("q", n=1)
-    assert not own.available
+    assert not available(own)
     ask(server, "REPLICAOF", "NO", "ONE")
-    await wait_until(lambda: own.available)
+    await wait_until(lambda: available(own))
     assert ids(await own.next("q", n=1)) == [1]
 
 
@@ -127,7 +129,7 @@ async def test_a_silent_server_costs_one_timeout(own: Index, server: RedisServer
             await own.next("q", n=1)
     assert loop.time() - began < 0.5, "fifty calls waited for a server that is known to be gone"
     server.resume()
-    await wait_until(lambda: own.available)
+    await wait_until(lambda: available(own))
     assert (await own.next("q", n=1)).generation == b"one"
 
 
@@ -141,7 +143,7 @@ async def test_a_dead_server_comes_back_empty(own: Index, server: RedisServer) -
     with pytest.raises(IndexUnavailable):
         await own.run_id("q")
     server.start()
-    await wait_until(lambda: own.available)
+    await wait_until(lambda: available(own))
     assert (await own.next("q", n=1)).generation is None
     assert await own.run_id("q") != before
 
@@ -188,9 +190,7 @@ async def test_a_cancelled_call_mixes_up_no_replies(index: Index) -> None:
         call.cancel()
         await asyncio.wait([call])
         assert await index.warm("q", b"one") is True
-        sizes = await index.sizes("q")
-        assert sorted(sizes) == [0, 1, 2, 3]
-        assert all(isinstance(count, int) for count in sizes.values())
+        assert sorted(await index.fair_keys("q")) == [ANN, BOB]
 
 
 async def test_concurrent_calls_share_a_bounded_pool(own: Index) -> None:
@@ -199,7 +199,7 @@ async def test_concurrent_calls_share_a_bounded_pool(own: Index) -> None:
     clients = await own._client.execute_command("CLIENT", "LIST")
     text = clients if isinstance(clients, str) else str(clients)
     assert text.count("addr") <= 2 * 20
-    assert (await own.sizes("q"))[2] == 200
+    assert (await sizes(own))[2] == 200
 
 
 async def test_health_runs_a_script(own: Index, server: RedisServer) -> None:
@@ -211,6 +211,49 @@ async def test_health_runs_a_script(own: Index, server: RedisServer) -> None:
     assert int(health["version"].split(".")[0]) >= 7
     ask(server, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     assert "noeviction" in (await own.health())["warnings"][0]
+
+
+async def test_an_evicting_server_is_refused(own: Index, server: RedisServer) -> None:
+    """In production: at the start, when it comes to be one later, and until it is none any more."""
+    strict = Index(IndexOptions(server.url, timeout=2.0, refuse_evicting=True))
+    await strict.inspect()
+    ask(server, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    with pytest.raises(Evicting, match="allkeys-lru"):
+        await strict.health()
+    strict._look_at = 0.0  # half a minute later
+    await strict.next("q", n=1)
+    await wait_until(lambda: not available(strict))
+    with pytest.raises(IndexUnavailable, match="allkeys-lru"):
+        await strict.next("q", n=1)
+    ask(server, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+    await wait_until(lambda: available(strict))
+    assert (await strict.next("q", n=1)).generation == b"one"
+    await strict.aclose()
+
+
+async def test_an_evicting_server_that_comes_later_is_refused(server: RedisServer) -> None:
+    """It was away when the process started, which went on without it; then it is not taken as it is."""
+    server.kill()
+    strict = Index(IndexOptions(server.url, timeout=2.0, refuse_evicting=True))
+    with pytest.raises(IndexUnavailable) as caught:
+        await strict.inspect()
+    assert not isinstance(caught.value, Evicting)
+    server.arguments = ("--maxmemory-policy", "volatile-lru")
+    server.start()
+    await wait_until(lambda: "volatile-lru" in strict._breaker("")._reason)
+    with pytest.raises(IndexUnavailable):
+        await strict.push("q", [entry(1)])
+    await strict.aclose()
+
+
+async def test_an_evicting_server_is_warned_about(own: Index, server: RedisServer) -> None:
+    """In development: once, and it is used."""
+    ask(server, "CONFIG", "SET", "maxmemory-policy", "allkeys-lfu")
+    with capture_logs() as lines:
+        await own.inspect()
+        await own.inspect()
+    assert [line["log_level"] for line in lines if line["event"] == "index.evicting"] == ["warning"]
+    assert (await own.next("q", n=1)).generation == b"one"
 
 
 async def test_two_prefixes_share_a_server(own: Index, server: RedisServer) -> None:
@@ -240,11 +283,11 @@ async def test_one_dead_node_of_a_cluster_stops_only_its_queues(
     try:
         with pytest.raises(IndexUnavailable):
             await index.next(dead, n=1)
-        assert not index.available
+        assert not available(index)
         assert (await index.next(alive[0], n=1)).generation == b"one"
     finally:
         victim.resume()
-    await wait_until(lambda: index.available, 20)
+    await wait_until(lambda: available(index), 20)
     assert (await index.next(dead, n=1)).generation == b"one"
     await index.aclose()
 

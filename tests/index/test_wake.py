@@ -134,7 +134,7 @@ async def test_a_bell_comes_back(shaky: RedisBell, private_redis: RedisServer) -
     """After a restart of the server listeners look once, and hear again."""
     async with shaky.listen("due") as due:
         private_redis.kill()
-        await wait_until(lambda: not shaky.connected)
+        await wait_until(lambda: not shaky._connection)
         await shaky.ring("due")
         private_redis.start()
         assert await due.wait(10) == b""
@@ -173,8 +173,8 @@ async def test_a_silent_connection_is_noticed(
     monkeypatch.setattr("taskmill.index.wake._SILENCE", 0.1)
     async with shaky.listen("due") as due:
         assert await due.wait(0.5) is None, "a healthy silence is no outage"
-        assert shaky.connected
+        assert shaky._connection
         private_redis.pause()
-        await wait_until(lambda: not shaky.connected)
+        await wait_until(lambda: not shaky._connection)
         private_redis.resume()
         assert await due.wait(10) == b""

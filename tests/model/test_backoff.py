@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskmill.model.backoff import LOOPS, Backoff, loop_delay
+from taskmill.model.backoff import LOOPS, OUTAGES, Backoff, loop_delay
 
 bounds = st.tuples(st.floats(0.001, 60), st.floats(0.001, 1e5))
 
@@ -40,5 +40,6 @@ def test_jitter_is_full() -> None:
 
 @given(st.integers(1, 10_000), st.randoms(use_true_random=False))
 def test_a_loop_waits_between_100_ms_and_64_s(n: int, rng: Random) -> None:
-    """A service loop that fails never spins, and never sleeps for good."""
+    """A service loop that fails never spins, and never sleeps for good; in an outage it looks again within 5 s."""
     assert 0.1 <= loop_delay(n, rng) <= LOOPS.cap
+    assert 0.1 <= loop_delay(n, rng, OUTAGES) <= OUTAGES.cap == 5.0

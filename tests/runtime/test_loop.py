@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from taskmill.errors import Unavailable
+from taskmill.model.backoff import LOOPS, OUTAGES, Backoff
 from taskmill.runtime import loop as module
 from taskmill.runtime.loop import loop
 from tests.support import wait_until
@@ -38,7 +39,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Backoffs that were asked for, and not slept."""
     asked: list[float] = []
 
-    def delay(n: int, rng: Random) -> float:
+    def delay(n: int, rng: Random, of: Backoff) -> float:
         asked.append(n)
         return 0.0
 
@@ -60,6 +61,13 @@ async def test_a_failure_backs_off_and_a_success_ends_it(delays: list[float]) ->
     await asyncio.wait_for(loop("l", turns, turns.stop, timeout=1, failed=counted.append), 5)
     assert delays == [1, 2, 1]
     assert counted == ["l"] * 3
+
+
+async def test_an_outage_is_looked_at_more_often_than_a_bug() -> None:
+    """When a server is back its loops go on within seconds."""
+    outages = (Unavailable("a"), TimeoutError(), ConnectionRefusedError())
+    assert [module.backoff_of(error) for error in outages] == [OUTAGES] * 3
+    assert module.backoff_of(ValueError("b")) == LOOPS
 
 
 async def test_an_outage_is_told_once(delays: list[float]) -> None:

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from taskmill.model.clock import boottime
 from taskmill.model.task import Claimed, Ended, HandlerSpec, Outcome
 from taskmill.worker.run import Book, Run
 from taskmill.worker.settler import BATCH, Settler
@@ -22,7 +23,12 @@ class Desk:
         self.source = source
         self.book = Book(10_000, asyncio.Event())
         self.over: set[int] = set()
-        self.settler = Settler(source, Random(1), expired=self.expired, closed=self.closed)
+        self.until: dict[int, float] = {}
+        """Run → when its lease is over by `boottime()`, for those of which that is near."""
+        self.settler = Settler(source, Random(1), left=self.left, expired=self.expired, closed=self.closed)
+
+    def left(self, run: Run) -> float:
+        return self.until.get(run.key, boottime() + 60) - boottime()
 
     def expired(self, run: Run) -> bool:
         run.closed = run.key in self.over
@@ -89,3 +95,17 @@ async def test_an_outage_keeps_the_outcomes_in_line(desk: Desk) -> None:
     assert await desk.settler.flush(5)
     assert [claimed.id for claimed, _ in desk.source.outcomes] == [runs[0].claimed.id, runs[2].claimed.id]
     assert desk.settler.settled == 2
+
+
+async def test_a_settle_on_its_way_ends_with_the_lease(desk: Desk) -> None:
+    """The record does not answer: the outcome whose lease is over is not sent again, the one beside it is."""
+    gate = desk.source.settle_gate = asyncio.Event()
+    late, fine = desk.put(), desk.put()
+    desk.until[late.key] = boottime() + 0.2
+    await wait_until(lambda: desk.source.batches == [2])
+    desk.over.add(late.key)
+    await wait_until(lambda: desk.source.batches == [2, 1])
+    assert desk.source.outcomes == []
+    gate.set()
+    assert await desk.settler.flush(5)
+    assert [claimed.id for claimed, _ in desk.source.outcomes] == [fine.claimed.id]

@@ -22,7 +22,7 @@ import structlog
 
 from taskmill.errors import NotFound, Unavailable
 from taskmill.index.wake import Bell, Subscription
-from taskmill.model.backoff import loop_delay
+from taskmill.model.backoff import OUTAGES, loop_delay
 from taskmill.runtime.probes import Probes
 from taskmill.sql.engine import Database
 from taskmill.tasks import read
@@ -191,7 +191,7 @@ class Feed:
                     self._probes.loop_failures.labels(loop=self.name).inc()
                     if failures == 1:
                         log.warning("feed.unavailable", error=error.message)
-                    await asyncio.sleep(loop_delay(failures, self._rng))
+                    await asyncio.sleep(loop_delay(failures, self._rng, OUTAGES))
                     continue
                 if wait:
                     await ring.wait(wait)

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from taskmill.errors import TaskmillError
+from taskmill.index.policy import Evicting
 from taskmill.model.clock import boottime
 from taskmill.tasks.mill import Mill
 
@@ -83,6 +84,8 @@ class Health:
         try:
             async with asyncio.timeout(self._timeout):
                 details = await check()
+        except Evicting as error:
+            return {"status": otherwise, "latencyMs": _since(began), "details": {"reason": error.message}}
         except (TaskmillError, exc.SQLAlchemyError, OSError, TimeoutError) as error:
             # The reason may name hosts: it goes to the log.
             log.warning("health", part=name, status=otherwise, error=f"{type(error).__name__}: {error}"[:300])

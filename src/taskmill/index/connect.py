@@ -25,7 +25,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
 Client = Redis | RedisCluster
-
 LOST = (RedisError, RedisClusterException, OSError, EOFError, TimeoutError)
 """What a call raises whose server cannot answer."""
 
@@ -42,7 +41,8 @@ class IndexOptions:
     `prefix` keeps two installations on one server apart: it begins every key and channel. `timeout` bounds one call
     with everything in it; the claim's deadline plus `timeout` must stay below `hold`, the expiry of a reservation.
     `patience` is how long a waiting worker is rung before it counts as gone: longer than its poll. `clock` gives µs
-    since the Unix epoch instead of the server's own clock: for tests.
+    since the Unix epoch instead of the server's own clock: for tests. `refuse_evicting`: a server whose maxmemory-policy
+    may evict our keys counts as away; else it is only warned about.
     """
 
     url: str
@@ -52,6 +52,7 @@ class IndexOptions:
     patience: float = 5.0
     connections: int = 16
     clock: Callable[[], int] | None = None
+    refuse_evicting: bool = False
 
     def __post_init__(self) -> None:
         if not self.prefix or set(self.prefix) & set("{}"):
@@ -96,6 +97,12 @@ async def bare_connection(client: Client) -> AbstractConnection:
         node = client.get_random_node()
         return node.connection_class(**node.connection_kwargs | {"retry": _never()})
     return client.connection_pool.make_connection()  # type: ignore[no-any-return, no-untyped-call]
+
+
+def words(error: BaseException) -> str:
+    """An error of the driver in one line, for logs and reasons."""
+    text = str(error).split("\n", 1)[0][:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _never() -> Retry:

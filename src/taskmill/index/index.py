@@ -14,21 +14,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 
 from taskmill.errors import IndexUnavailable
 from taskmill.index import scripts
 from taskmill.index.breaker import Breaker
-from taskmill.index.connect import Client, IndexOptions, connect, disconnect
+from taskmill.index.connect import LOST, Client, IndexOptions, connect, disconnect, words
+from taskmill.index.policy import Policy, complaint
+from taskmill.model.clock import boottime
 
 BANDS = 4
 EPOCH = 1_577_836_800_000_000  # 2020-01-01 in µs since the Unix epoch
 _BAND = 2**51
 # Entries or settlements of one call. Lua cannot unpack many thousands of values at once.
 MOST = 1000
-_MOST_FAIR_KEYS = 1000
-
-_LOST = (RedisError, RedisClusterException, OSError, EOFError, TimeoutError)
+_LOOK = 30.0  # seconds between two looks at the policy of a server that runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,9 @@ class Index:
         self._slots = asyncio.Semaphore(options.connections)
         self._breakers: dict[str, Breaker] = {}
         self._generations: dict[str, bytes | None] = {}
+        self._policy = Policy(refuse=options.refuse_evicting)
+        self._look_at = 0.0
+        self._looking: asyncio.Task[None] | None = None
 
     # -- what workers and producers call -------------------------------------------------------------------
 
@@ -150,7 +153,7 @@ class Index:
                 for queue, (_, arguments) in turns.items():
                     pipeline.execute_command("EVALSHA", script.sha, 1, self._key(queue), *arguments)
                 replies = await pipeline.execute(raise_on_error=False)
-        except _LOST as error:
+        except LOST as error:
             await self._lost(next(iter(turns)), error)
         answers = {}
         for (queue, (token, arguments)), first in zip(turns.items(), replies, strict=True):
@@ -193,11 +196,6 @@ class Index:
             keys |= dict.fromkeys(found)
         return list(keys)
 
-    async def sizes(self, queue: str) -> dict[int, int]:
-        """Ready tasks by band. Exact up to 1,000 users with ready tasks; beyond, the first 1,000 stand for the rest."""
-        reply = await self._run(queue, "sizes", [_MOST_FAIR_KEYS])
-        return dict(enumerate(reply[:BANDS])) if reply is not None else dict.fromkeys(range(BANDS), 0)
-
     async def run_id(self, queue: str = "") -> str:
         """The server's run id (in a cluster: of the node that holds the queue). A new one may have lost entries."""
         return str((await self._info(queue, "server"))["run_id"])
@@ -205,35 +203,41 @@ class Index:
     # -- state ---------------------------------------------------------------------------------------------
 
     @property
-    def available(self) -> bool:
-        """False from a failure until the background probe succeeded."""
-        return not any(breaker.open for breaker in self._breakers.values())
-
-    @property
     def clustered(self) -> bool:
         """Whether each queue may lie on a server of its own."""
         return isinstance(self._client, RedisCluster)
 
+    async def inspect(self) -> None:
+        """Looks at the server before anything depends on it. Evicting: it is refused. IndexUnavailable: it does not
+        answer; SQL goes on alone, and a probe in the background looks for its return."""
+        self._look_at = boottime() + _LOOK
+        try:
+            await self._probe("")
+        except IndexUnavailable as error:
+            if not self.clustered:
+                self._breaker("").trip(error.message)
+            raise
+
     async def health(self) -> dict[str, Any]:
-        """A real script call, also while the breaker is open. IndexUnavailable when it fails, else `latency` (s),
+        """A real script call, also while the breaker is open. IndexUnavailable (Evicting) when it fails, else `latency` (s),
         `server`, `version`, `maxmemory_policy`, `warnings`, and the `generations` this process has seen (hex)."""
         began = time.monotonic()
-        await self._probe("")
-        latency = time.monotonic() - began
-        server, memory = await self._info("", "server"), await self._info("", "memory")
-        policy = memory.get("maxmemory_policy")
-        wrong = policy not in (None, "noeviction")
+        memory, latency = await self._probe(""), time.monotonic() - began
+        server = await self._info("", "server")
         seen = {queue: known.hex() if known else None for queue, known in self._generations.items()}
         return {
             "latency": round(latency, 6),
             "server": server.get("server_name", "redis"),
             "version": server.get("valkey_version") or server.get("redis_version"),
-            "maxmemory_policy": policy,
-            "warnings": [f"maxmemory-policy is {policy}: set it to noeviction"] if wrong else [],
+            "maxmemory_policy": memory.get("maxmemory_policy"),
+            "warnings": [wrong] if (wrong := complaint(memory)) else [],
             "generations": seen,
         }
 
     async def aclose(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait((self._looking,))
         for breaker in self._breakers.values():
             await breaker.aclose()
         if self._owned:
@@ -320,6 +324,7 @@ class Index:
         """The script's reply; None when a key had a wrong type: then the queue's index was wiped."""
         key = self._key(queue)
         self._breaker(queue).check()
+        self._look(queue)
         try:
             async with asyncio.timeout(self._options.timeout), self._slots:
                 try:
@@ -329,7 +334,7 @@ class Index:
                         raise
                 await self._evaluate("wipe", key, list(set(fairs)))
                 return None
-        except _LOST as error:
+        except LOST as error:
             await self._lost(queue, error)
 
     async def _evaluate(self, name: str, key: str, arguments: Sequence[Any]) -> Any:
@@ -345,7 +350,7 @@ class Index:
         try:
             async with asyncio.timeout(self._options.timeout), self._slots:
                 return await self._client.execute_command(*command)
-        except _LOST as error:
+        except LOST as error:
             await self._lost(queue, error)
 
     async def _info(self, queue: str, section: str) -> dict[str, Any]:
@@ -357,27 +362,39 @@ class Index:
                 slot = self._client.keyslot(self._key(queue))
                 node = self._client.nodes_manager.get_node_from_slot(slot)
                 return dict(await self._client.info(section, target_nodes=node))
-        except _LOST as error:
-            raise IndexUnavailable(f"the index does not answer: {_words(error)}") from error
+        except LOST as error:
+            raise IndexUnavailable(f"the index does not answer: {words(error)}") from error
 
-    async def _probe(self, queue: str) -> None:
+    async def _probe(self, queue: str) -> dict[str, Any]:
+        """A script must run, and the server must be fit. Its INFO about memory."""
         try:
             async with asyncio.timeout(self._options.timeout):
                 await self._evaluate("probe", self._key(queue).removesuffix("g") + "probe", ())
-        except _LOST as error:
-            raise IndexUnavailable(f"the index does not answer: {_words(error)}") from error
+        except LOST as error:
+            raise IndexUnavailable(f"the index does not answer: {words(error)}") from error
+        memory = await self._info(queue, "memory")
+        self._policy.judge(memory)
+        return memory
+
+    def _look(self, queue: str) -> None:
+        if boottime() >= self._look_at and self._looking is None:
+            self._look_at = boottime() + _LOOK
+            self._looking = asyncio.create_task(self._look_again(queue), name="index:look")
+
+    async def _look_again(self, queue: str) -> None:
+        try:
+            await self._probe(queue)
+        except IndexUnavailable as error:
+            self._breaker(queue).trip(error.message)
+        finally:
+            self._looking = None
 
     async def _lost(self, queue: str, error: BaseException) -> Any:
         """Raises IndexUnavailable. The breaker opens unless the server is merely full: `next` still drains it then."""
-        words = _words(error)
-        if not isinstance(error, OutOfMemoryError) and "OOM" not in words:
-            self._breaker(queue).trip(words)
+        text = words(error)
+        if not isinstance(error, OutOfMemoryError) and "OOM" not in text:
+            self._breaker(queue).trip(text)
         if isinstance(error, ReadOnlyError) and not isinstance(self._client, RedisCluster):
             # A failover behind the same address: the idle connections still lead to the old primary.
             await self._client.connection_pool.disconnect(inuse_connections=False)
-        raise IndexUnavailable(f"the index did not take part: {words}") from error
-
-
-def _words(error: BaseException) -> str:
-    text = str(error).split("\n", 1)[0][:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        raise IndexUnavailable(f"the index did not take part: {text}") from error

@@ -14,16 +14,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisClusterException, RedisError
 
 from taskmill.errors import IndexUnavailable
 from taskmill.index.breaker import Breaker
-from taskmill.index.connect import Client, IndexOptions, bare_connection, connect, disconnect
+from taskmill.index.connect import LOST, Client, IndexOptions, bare_connection, connect, disconnect
 from taskmill.runtime import logs
 
 log = logs.get_logger(__name__)
 
-_LOST = (RedisError, RedisClusterException, OSError, EOFError, TimeoutError)
 # A ring may not hold up its caller: whoever it was for polls anyway.
 _RING_TIMEOUT = 1.0
 _RINGS = 4  # at a time
@@ -124,11 +122,8 @@ class RedisBell:
         self._connection: AbstractConnection | None = None
         self._reader: asyncio.Task[None] | None = None
         self._confirmed: dict[str, asyncio.Event] = {}
-
-    @property
-    def connected(self) -> bool:
-        """Whether rings can be heard now."""
-        return self._connection is not None
+        self._away = asyncio.Event()
+        """The last try to connect has failed."""
 
     async def ring(self, channel: str, data: bytes = b"") -> None:
         """Publishes. A failure is logged once per outage; while it lasts rings are dropped at once."""
@@ -137,12 +132,13 @@ class RedisBell:
         try:
             async with asyncio.timeout(_RING_TIMEOUT), self._slots:
                 await self._client.execute_command("PUBLISH", self._name(channel), data)
-        except _LOST as error:
+        except LOST as error:
             self._breaker.trip(f"{type(error).__name__}: {error}")
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator[Subscription]:
-        """Enters once the server has confirmed the channel; without a server after a second, and hears later."""
+        """Enters once the server has confirmed the channel; without one at once, or after a second when it is silent,
+        and hears later."""
         subscription = Subscription()
         fresh = channel not in self._listeners.by_channel
         self._listeners.by_channel[channel].add(subscription)
@@ -152,10 +148,8 @@ class RedisBell:
         try:
             if fresh:
                 await self._send("SUBSCRIBE", channel)
-            try:
-                async with asyncio.timeout(_RING_TIMEOUT):
-                    await confirmed.wait()
-            except TimeoutError:
+            await _either(confirmed, self._away, _RING_TIMEOUT)
+            if not confirmed.is_set():
                 log.debug("bell.unconfirmed", channel=channel)  # that the bell is lost was told
             yield subscription
         finally:
@@ -179,7 +173,7 @@ class RedisBell:
         try:
             async with asyncio.timeout(_RING_TIMEOUT):
                 await self._client.execute_command("PUBLISH", self._name("probe"), b"")
-        except _LOST as error:
+        except LOST as error:
             raise IndexUnavailable(f"the index does not answer: {type(error).__name__}: {error}") from error
 
     async def _send(self, command: str, channel: str) -> None:
@@ -190,7 +184,7 @@ class RedisBell:
         try:
             async with asyncio.timeout(self._options.timeout):
                 await connection.send_command(command, self._name(channel))
-        except _LOST as error:
+        except LOST as error:
             log.info("bell.send_failed", command=command, error=str(error))
             await connection.disconnect(nowait=True)
 
@@ -203,13 +197,15 @@ class RedisBell:
                     await asyncio.sleep(delay * self._rng.uniform(0.5, 1.0))
                 connection = await self._open()
                 self._connection = connection
+                self._away.clear()
                 if again:
                     log.info("bell.back")
                     for channel in list(self._listeners.by_channel):
                         self._listeners.deliver(channel, b"")
                 delay = 0.1
                 await self._read(connection)
-            except _LOST as error:
+            except LOST as error:
+                self._away.set()
                 if delay <= 0.1:  # an outage is told once
                     log.warning("bell.lost", error=f"{type(error).__name__}: {error}")
                 delay = min(delay * 2, 5.0)
@@ -262,3 +258,13 @@ class RedisBell:
     async def _one(self, connection: AbstractConnection) -> Any:
         """The next message, or None after a while of silence."""
         return await connection.read_response(timeout=_SILENCE, disconnect_on_error=False)
+
+
+async def _either(one: asyncio.Event, other: asyncio.Event, timeout: float) -> None:
+    """Until one of them is set, or for `timeout` seconds."""
+    waits = [asyncio.ensure_future(one.wait()), asyncio.ensure_future(other.wait())]
+    try:
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

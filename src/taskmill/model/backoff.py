@@ -28,8 +28,10 @@ class Backoff:
 
 LOOPS = Backoff(base=0.2, cap=64.0)
 """For service loops: use `loop_delay`, which never waits less than 100 ms."""
+OUTAGES = Backoff(base=0.2, cap=5.0)
+"""For a server that is away: to ask is cheap, and when it is back work waits for it."""
 
 
-def loop_delay(n: int, rng: Random) -> float:
-    """Seconds a service loop waits after its n-th failure in a row: 0.1 to 64."""
-    return 0.1 + LOOPS.delay(n, rng) * (LOOPS.cap - 0.1) / LOOPS.cap
+def loop_delay(n: int, rng: Random, of: Backoff = LOOPS) -> float:
+    """Seconds a service loop waits after its n-th failure in a row: 0.1 to the cap."""
+    return 0.1 + of.delay(n, rng) * (of.cap - 0.1) / of.cap

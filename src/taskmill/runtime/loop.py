@@ -11,8 +11,8 @@ from random import Random
 
 import structlog
 
-from taskmill.errors import TaskmillError
-from taskmill.model.backoff import loop_delay
+from taskmill.errors import TaskmillError, Unavailable
+from taskmill.model.backoff import LOOPS, OUTAGES, Backoff, loop_delay
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ async def loop(
     """Calls `run_once` until `stop`; it returns the seconds until its next turn.
 
     A turn that takes longer than `timeout` seconds is cancelled. Any Exception is a failure: the next turn comes after
-    a backoff of 0.1 to 64 s, and so is something in a turn that was cancelled by somebody else: it would end the loop
+    a backoff of 0.1 to 64 s (5 s in an outage), and so is something in a turn that was cancelled by somebody else: it would end the loop
     without a word. `failed(name)` counts it; the log tells each outage once, and its end. `wake`, cleared
     here, starts the next turn early, but not after a failure. Cancelling the loop and other BaseExceptions come through.
     """
@@ -64,7 +64,7 @@ async def loop(
                 log.warning(
                     "a loop fails, and tries again", loop=name, error=text, exc_info=_unexpected(error)
                 )
-            await wait_for_event(stop, loop_delay(failures, chance))
+            await wait_for_event(stop, loop_delay(failures, chance, backoff_of(error)))
             continue
         if failures:
             log.info("a loop works again", loop=name, failures=failures)
@@ -73,6 +73,11 @@ async def loop(
             await _sleep(delay, stop, wake)
         else:
             await asyncio.sleep(0)
+
+
+def backoff_of(error: BaseException) -> Backoff:
+    """How a loop waits after it: not long for the end of an outage, longer and longer for what may be a bug."""
+    return OUTAGES if isinstance(error, Unavailable | TimeoutError | OSError) else LOOPS
 
 
 async def _sleep(delay: float, stop: asyncio.Event, wake: asyncio.Event | None) -> None:

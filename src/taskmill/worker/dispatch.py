@@ -23,6 +23,9 @@ from taskmill.worker.runners import Runner, Runners
 CANCEL_GRACE: Final = 10.0
 """Seconds for a plain function that runs alone to see `ctx.cancelled`; then its process is killed."""
 
+CANCEL_TIME: Final = 0.25
+"""Seconds for an async handler to see its cancellation when its lease is over already; then its process is killed."""
+
 RELEASED: Final = Outcome(Ended.RELEASED)
 CANCELLED: Final = Outcome(
     Ended.CANCELLED, error_type="CANCELLED", message="it was stopped because a cancel was requested"
@@ -170,11 +173,41 @@ class Dispatch:
         """Its lease is gone: whatever it brings is not sent. A handler that cannot be stopped costs its runner."""
         if run.closed:
             return
-        log.warning("a lease was lost", task=run.claimed.id.hex(), fence=run.claimed.fence, reason=why)
-        run.closed, run.reason = True, messages.LOST
-        self._tell(run, messages.LOST)
+        self._drop(run, why)
         self._force(run)
         self._book.leave(run)
+
+    def fence(self, runs: Sequence[Run]) -> None:
+        """Their leases could not be renewed in time: as `lose`, and what does not stop at once is killed with its runner,
+        whatever else runs there: another worker may have the task in a moment."""
+        runs = [run for run in runs if not run.closed]
+        for run in runs:  # all of them first: what else runs in a runner that is killed is given back
+            self._drop(run, "it could not be renewed in time")
+        for run in runs:
+            if run.executing and run.runner is not None:
+                grace = min(self._options.grace, max(0.0, run.deadline - boottime()) / 2)
+                if not run.threaded and not run.runner.solo:
+                    grace = max(grace, CANCEL_TIME)
+                self._loop.call_later(grace, self._end_fenced, run, run.runner)
+            self._book.leave(run)
+
+    def _end_fenced(self, run: Run, runner: Runner) -> None:
+        if not run.executing:
+            return
+        for other in runner.runs.values():
+            if not other.closed and other.reason is None:
+                other.reason = messages.DRAIN  # spends no attempt
+        self.runners.discard(runner)
+
+    def _drop(self, run: Run, why: str) -> None:
+        """From here on nothing is sent for it."""
+        log.warning("a lease was lost", task=run.claimed.id.hex(), fence=run.claimed.fence, reason=why)
+        run.closed, run.reason = True, messages.LOST
+        if run.executing and not run.sent:  # its runner still starts, and must not begin it
+            run.executing = False
+            if run.runner is not None:
+                run.runner.runs.pop(run.key, None)
+        self._tell(run, messages.LOST)
 
     def _stop(self, run: Run, reason: str) -> bool:
         """Tells the handler, once; whether it was told."""

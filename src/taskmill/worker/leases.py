@@ -1,8 +1,9 @@
-"""The leases of all runs, buffered outcomes included: renewed in one call, every third of a lease.
+"""The leases of all runs, buffered outcomes included: renewed in one call, every quarter of a lease.
 
-Progress rides on a renewal, at most once a second. A lease that could not be renewed for nine tenths of its length is
-given up: SQL decides by its own clock when another worker may have the task, and the handler must have stopped by then.
-Nine tenths, not less, so that an outage of half a lease costs nothing wherever it falls between two renewals.
+Progress rides on a renewal, at most once a second. The worker fences itself: four fifths of a lease after the last renewal
+that succeeded was sent, its run is over here. SQL decides by its own clock when another worker may have the task, and the
+handler must have stopped by then; what is left is for it to stop, and for clocks that do not run alike. A quarter, so
+that an outage of half a lease costs nothing, wherever it falls between two renewals.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from taskmill.model.task import Renewal, Renewed
 from taskmill.worker.run import Book, Run
 from taskmill.worker.source import Source
 
-GIVE_UP: Final = 0.1
-"""Of a lease: what is left of it when its handler is told to stop."""
+FENCE: Final = 0.8
+"""Of a lease, from before its last renewal (or its claim) was sent: then its run is stopped, and nothing is sent for it."""
+LOOK: Final = 0.25
+"""Seconds between two looks at the clock: it goes on while this process is stopped or the machine sleeps."""
 PROGRESS_EVERY: Final = 1.0
 """Seconds."""
 
@@ -29,7 +32,8 @@ log = structlog.get_logger(__name__)
 
 
 class Leases:
-    """`lost(run, why)` and `cancelled(run)` are called for what a renewal told."""
+    """`lost(run, why)` and `cancelled(run)` are called for what a renewal told, `fenced(runs)` for those that no renewal
+    has reached in time."""
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Leases:
         *,
         lost: Callable[[Run, str], None],
         cancelled: Callable[[Run], None],
+        fenced: Callable[[list[Run]], None],
     ) -> None:
         self._source = source
         self._lease = lease
@@ -47,50 +52,72 @@ class Leases:
         self._rng = rng
         self._lost = lost
         self._cancelled = cancelled
+        self._fenced = fenced
         self._failures = 0
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Renews, until it is cancelled."""
         tick = min(PROGRESS_EVERY, self._lease / 12)
         due = boottime() + self._interval()
         while True:
-            await asyncio.sleep(tick)
+            await asyncio.sleep(max(0.0, min(tick, due - boottime())))
             self.give_up()
             now = boottime()
             everything = now >= due
             runs = [
-                r for r in self._book.runs.values() if not r.closed and (everything or r.progress is not None)
+                r
+                for r in self._book.runs.values()
+                if not r.closed and not self.over(r.deadline) and (everything or r.progress is not None)
             ]
             if everything:
                 due = now + self._interval()
             if runs and not await self._renew(runs):
-                due = boottime()
+                due = min(due, boottime() + tick)
+
+    async def watch(self) -> None:
+        """Stops runs in time, whatever a renewal waits for. Until it is cancelled."""
+        look = min(LOOK, self._lease / 20)
+        while True:
+            self.give_up()
+            open_runs = [run for run in self._book.runs.values() if not run.closed and not run.settling]
+            first = min((self.left(run) for run in open_runs), default=look)
+            await asyncio.sleep(min(look, max(first, 0.001)))
+
+    def left(self, run: Run) -> float:
+        """Seconds until it is fenced."""
+        return run.deadline - (1 - FENCE) * self._lease - boottime()
 
     def over(self, deadline: float) -> bool:
         """Whether a lease until then is as good as over."""
-        return deadline - GIVE_UP * self._lease <= boottime()
+        return deadline - (1 - FENCE) * self._lease <= boottime()
 
     def expired(self, run: Run) -> bool:
         """Whether its lease is over. Then the run is lost."""
         if not self.over(run.deadline):
             return False
-        self._lost(run, "it could not be renewed in time")
+        self._fenced([run])
         return True
 
     def give_up(self) -> None:
-        for run in [run for run in self._book.runs.values() if not run.closed and not run.settling]:
-            self.expired(run)
+        """Fences what is over. An outcome that is being sent is not stopped here: the settler bounds that by `left`."""
+        runs = [run for run in self._book.runs.values() if not run.closed and not run.settling]
+        over = [run for run in runs if self.over(run.deadline)]
+        if over:
+            self._fenced(over)
 
     def _interval(self) -> float:
-        return self._lease / 3 * self._rng.uniform(0.9, 1.0)
+        return self._lease / 4 * self._rng.uniform(0.9, 1.0)
 
     async def _renew(self, runs: list[Run]) -> bool:
         renewals = []
         for run in runs:
             renewals.append(Renewal(run.claimed.id, run.claimed.fence, run.progress))
             run.progress = None
+        # Never longer than the first of them holds: what is sent later may prolong a lease that is given up here.
+        patience = self._lease / (8 if self._failures else 4)
+        patience = max(0.0, min(patience, *(self.left(run) for run in runs)))
         try:
-            renewed = await asyncio.wait_for(self._source.renew(renewals), self._lease / 3)
+            renewed = await asyncio.wait_for(self._source.renew(renewals), patience)
         except Exception as error:  # noqa: BLE001 (whatever it is, the old deadlines stand, and the runs go on)
             self._failed(error, len(runs))
             for run, renewal in zip(runs, renewals, strict=True):

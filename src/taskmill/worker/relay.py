@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from taskmill.errors import TaskmillError
+from taskmill.errors import TaskmillError, Unavailable
 from taskmill.model.clock import from_micros
 from taskmill.model.ids import id_text
 from taskmill.model.state import Priority
@@ -26,14 +26,21 @@ log = structlog.get_logger(__name__)
 
 
 class Relay:
-    """`dropped(lines)` is told of log lines that found no room, here or in a runner."""
+    """`dropped(lines)` is told of log lines that found no room, here or in a runner. `expired(run)`: whether its lease has
+    run out by now: nothing that such a run says is sent."""
 
     def __init__(
-        self, source: Source, book: Book, dropped: Callable[[int], object] = lambda lines: None
+        self,
+        source: Source,
+        book: Book,
+        dropped: Callable[[int], object] = lambda lines: None,
+        *,
+        expired: Callable[[Run], bool] = lambda run: False,
     ) -> None:
         self._source = source
         self._book = book
-        self._lines: deque[LogLine] = deque()
+        self._expired = expired
+        self._lines: deque[tuple[Run, LogLine]] = deque()
         self._arrived = asyncio.Event()
         self._submits: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -66,9 +73,8 @@ class Relay:
             self._dropped(1)
             return
         task_id, fence = run.lease
-        self._lines.append(
-            LogLine(task_id, fence, line.level, line.message, line.fields, from_micros(line.at))
-        )
+        line_ = LogLine(task_id, fence, line.level, line.message, line.fields, from_micros(line.at))
+        self._lines.append((run, line_))
         self._arrived.set()
 
     async def run(self) -> None:
@@ -87,7 +93,10 @@ class Relay:
 
     async def _write(self) -> None:
         while self._lines:
-            batch = [self._lines.popleft() for _ in range(min(BATCH, len(self._lines)))]
+            taken = [self._lines.popleft() for _ in range(min(BATCH, len(self._lines)))]
+            batch = [line for run, line in taken if not self._over(run)]
+            if not batch:
+                continue
             self._idle.clear()
             try:
                 await asyncio.wait_for(self._source.log(batch), 10.0)
@@ -96,6 +105,10 @@ class Relay:
                 raise
             finally:
                 self._idle.set()
+
+    def _over(self, run: Run) -> bool:
+        """Whether nothing may be sent for it: its lease is gone. What a settled run had said may be."""
+        return run.lost or (not run.closed and self._expired(run))
 
     async def flush(self) -> None:
         """Hands over what arrived so far; with `run` it may write at the same time."""
@@ -117,6 +130,8 @@ class Relay:
             max_retries=message.max_retries,
         )
         try:
+            if self._over(run):
+                raise Unavailable("The run has lost its lease: it submits nothing more.")
             ids = await asyncio.wait_for(self._source.submit([task]), 30.0)
             answer = messages.Answer(message.call, id_text(ids[0]))
         except TaskmillError as error:

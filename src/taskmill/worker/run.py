@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taskmill.model.task import Claimed, HandlerSpec, Outcome
+from taskmill.runner import messages
 
 if TYPE_CHECKING:
     from taskmill.worker.runners import Runner
@@ -52,6 +53,11 @@ class Run:
     @property
     def lease(self) -> tuple[bytes, int]:
         return self.claimed.id, self.claimed.fence
+
+    @property
+    def lost(self) -> bool:
+        """Its lease is gone: nothing more is sent for it."""
+        return self.closed and self.reason == messages.LOST
 
     @property
     def alone(self) -> bool:

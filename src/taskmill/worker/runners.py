@@ -178,6 +178,18 @@ class Runners:
             if any(run.reason == messages.LOST for run in runner.runs.values()):
                 runner.link.kill()  # another worker may have the task already
 
+    def discard(self, runner: Runner) -> None:
+        """Kills it now, with all that runs in it; another runner takes its place."""
+        if not self._options.processes or runner.state is State.GONE:
+            return
+        runner.state = State.ENDING
+        if runner in self._main:
+            log.warning("a runner is killed: a handler in it does not stop", pid=runner.link.pid)
+            self._main.remove(runner)
+            if not self._stopping:
+                self._spawn_main()
+        runner.link.kill()
+
     def terminate(self, runner: Runner) -> None:
         """Ends it with all that runs in it: asks, and kills after the grace."""
         if runner.state is not State.GONE:

@@ -21,6 +21,8 @@ from taskmill.worker.source import Source
 
 BATCH: Final = 500
 LANES: Final = 2
+ENDING: Final = 5.0
+"""Seconds for a settle that is cancelled to close its connection."""
 REFUSALS: Final = 3
 """Settles of one outcome that may fail for a reason that is no outage, until the run is given up."""
 
@@ -30,14 +32,22 @@ log = structlog.get_logger(__name__)
 class Settler:
     """`closed(run)` is called when a run was settled, or is given up: a stale one, or one that cannot be recorded.
 
-    `expired(run)`: whether its lease has run out by now; such a run is lost, its outcome is never sent.
+    `expired(run)`: whether its lease has run out by now; such a run is lost, its outcome is never sent. `left(run)`: the
+    seconds until then; a settle that is still on its way is ended at that time, for it would be sent again.
     """
 
     def __init__(
-        self, source: Source, rng: Random, *, expired: Callable[[Run], bool], closed: Callable[[Run], None]
+        self,
+        source: Source,
+        rng: Random,
+        *,
+        left: Callable[[Run], float],
+        expired: Callable[[Run], bool],
+        closed: Callable[[Run], None],
     ) -> None:
         self._source = source
         self._rng = rng
+        self._seconds_left = left
         self._expired = expired
         self._closed = closed
         self._buffer: deque[Run] = deque()
@@ -98,7 +108,7 @@ class Settler:
 
     async def _settle(self, batch: list[Run]) -> None:
         try:
-            answers = await self._source.settle([(run.claimed, _outcome(run)) for run in batch])
+            answers = await self._send(batch)
         except Unavailable as error:
             await self._outage(batch, error)
             return
@@ -115,6 +125,23 @@ class Settler:
                 log.warning("a stale outcome was refused", task=run.claimed.id.hex(), fence=run.claimed.fence)
             self._closed(run)
 
+    async def _send(self, batch: list[Run]) -> list[bool]:
+        """The answers. Unavailable when the first of the leases was over before they came."""
+        sending = asyncio.ensure_future(self._source.settle([(run.claimed, _outcome(run)) for run in batch]))
+        try:
+            while not sending.done():
+                left = min(self._seconds_left(run) for run in batch)  # renewals make it longer
+                if left <= 0:
+                    break
+                await asyncio.wait((sending,), timeout=left)
+        finally:
+            if not sending.done():
+                sending.cancel()
+                await asyncio.wait((sending,), timeout=ENDING)
+        if not sending.done() or sending.cancelled():
+            raise Unavailable("the record did not answer while the leases held")
+        return sending.result()
+
     async def _outage(self, batch: list[Run], error: Exception) -> None:
         """Again, as long as the leases hold. The runs stay in the buffer meanwhile, where renewals may lose them."""
         self._outages += 1
@@ -127,7 +154,8 @@ class Settler:
         """Not an outage: one outcome of the batch may be the reason. Each goes alone; the guilty one is replaced."""
         if len(batch) > 1:
             for run in batch:
-                await self._settle([run])
+                if not self._expired(run):
+                    await self._settle([run])
             return
         run = batch[0]
         run.failures += 1

@@ -16,7 +16,7 @@ from taskmill.errors import StartError, TaskmillError
 from taskmill.model.backoff import loop_delay
 from taskmill.model.clock import boottime
 from taskmill.model.task import Claimed, Registry
-from taskmill.runtime.loop import wait_for_event
+from taskmill.runtime.loop import backoff_of, wait_for_event
 from taskmill.runtime.probes import Probes
 from taskmill.worker.child import Child
 from taskmill.worker.dispatch import Dispatch
@@ -64,9 +64,11 @@ class Supervisor:
         self.ready = asyncio.Event()
         """The app is loaded, the worker is registered."""
         self.book = Book(options.concurrency, self._changed)
-        self._settler = Settler(source, self._rng, expired=self._expired, closed=self._closed)
+        self._settler = Settler(
+            source, self._rng, left=self._left, expired=self._expired, closed=self._closed
+        )
         self._probes = probes or Probes()
-        self._relay = Relay(source, self.book, self._probes.logs_dropped.inc)
+        self._relay = Relay(source, self.book, self._probes.logs_dropped.inc, expired=self._expired)
         self._probes.tasks_active.set_function(lambda: len(self.book.runs))
         self._dispatch = Dispatch(options, self.book, self._settler.put, self._relay.heard, self._ran)
         self.runners = Runners(options, link or _links(options), self._dispatch, self._rng, self._changed)
@@ -78,6 +80,7 @@ class Supervisor:
             self._rng,
             lost=self._dispatch.lose,
             cancelled=self._dispatch.cancel,
+            fenced=self._dispatch.fence,
         )
 
     @property
@@ -128,6 +131,7 @@ class Supervisor:
         self._claim = asyncio.create_task(self._claim_loop(), name="claim")
         self._loops = [
             asyncio.create_task(self._leases.run(), name="renew"),
+            asyncio.create_task(self._leases.watch(), name="fence"),
             asyncio.create_task(self._cancel_loop(), name="cancels"),
             asyncio.create_task(self._relay.run(), name="logs"),
         ]
@@ -158,7 +162,7 @@ class Supervisor:
                 failures += 1
                 if failures == 1:
                     log.warning("claim is not possible now", error=str(error), exc_info=_unexpected(error))
-                await wait_for_event(self._stopping, loop_delay(failures, self._rng))
+                await wait_for_event(self._stopping, loop_delay(failures, self._rng, backoff_of(error)))
                 continue
             if failures:
                 log.info("claim works again", failures=failures)
@@ -199,6 +203,9 @@ class Supervisor:
 
     def _ran(self, type: str | None, seconds: float) -> None:
         self._probes.task_duration_seconds.labels(type=self._probes.type_label(type)).observe(seconds)
+
+    def _left(self, run: Run) -> float:
+        return self._leases.left(run)
 
     def _expired(self, run: Run) -> bool:
         return self._leases.expired(run)
