@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from taskmill.model.cron import CronSpec
 from taskmill.model.state import Priority
 
 PAYLOAD_LIMIT: Final = 256 * 1024
@@ -144,9 +145,11 @@ class HandlerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """All that a worker can run."""
+    """All that a worker can run, and what its app declares."""
 
     handlers: tuple[HandlerSpec, ...] = field(default=())
+    crons: tuple[CronSpec, ...] = ()
+    """The schedules that the app declares."""
 
     def get(self, type_: str | None) -> HandlerSpec | None:
         return next((h for h in self.handlers if h.type == type_), None)

@@ -70,7 +70,8 @@ class Core:
             [
                 messages.Handler(h.type, h.spec.timeout, h.spec.max_retries, h.spec.isolated, not h.is_async)
                 for h in self._app.handlers.values()
-            ]
+            ],
+            list(self._app.crons),
         )
 
     async def stop(self, grace: float) -> list[str]:

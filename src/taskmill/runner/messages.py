@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from taskmill.model.cron import CronSpec
 from taskmill.model.task import Ended, HandlerSpec, Outcome
 
 
@@ -77,6 +78,7 @@ class Hello(Message, tag=11, gc=True):
     """The app is loaded, its startup hooks have run."""
 
     handlers: list[Handler]
+    crons: list[CronSpec] = []
 
 
 class Refused(Message, tag=12):

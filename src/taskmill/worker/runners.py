@@ -296,7 +296,7 @@ class Runners:
             self._watcher.heard(runner, batch)
 
     def _ready(self, runner: Runner, hello: messages.Hello) -> None:
-        self.registry = Registry(tuple(handler.spec() for handler in hello.handlers))
+        self.registry = Registry(tuple(h.spec() for h in hello.handlers), tuple(hello.crons))
         self.specs = {spec.type: spec for spec in self.registry.handlers}
         self.threaded = frozenset(handler.type for handler in hello.handlers if handler.threaded)
         if runner.state is not State.STARTING:
