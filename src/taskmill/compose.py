@@ -50,7 +50,7 @@ log = structlog.get_logger(__name__)
 async def up(settings: Settings) -> int:
     """Everything in one process, until a signal. The number of that signal."""
     async with AsyncExitStack() as stack:
-        db = await _record(settings, stack, migrate=True)
+        db = await open_record(settings, stack, migrate=True)
         listener = _bind(settings, stack)
         parts = Parts(settings, stack, db)
         valkey = await parts.open()
@@ -69,7 +69,7 @@ async def up(settings: Settings) -> int:
 async def api(settings: Settings) -> int:
     """The API alone, until a signal."""
     async with AsyncExitStack() as stack:
-        db = await _record(settings, stack, migrate=False)
+        db = await open_record(settings, stack, migrate=False)
         listener = _bind(settings, stack)
         parts = Parts(settings, stack, db)
         valkey = await parts.open()
@@ -86,7 +86,7 @@ async def api(settings: Settings) -> int:
 async def worker(settings: Settings) -> int:
     """A worker alone, until a signal."""
     async with AsyncExitStack() as stack:
-        db = await _record(settings, stack, migrate=False)
+        db = await open_record(settings, stack, migrate=False)
         parts = Parts(settings, stack, db)
         valkey = await parts.open()
         supervisor = await parts.worker()
@@ -103,7 +103,7 @@ async def worker(settings: Settings) -> int:
 async def scheduler(settings: Settings) -> int:
     """A scheduler alone, until a signal."""
     async with AsyncExitStack() as stack:
-        db = await _record(settings, stack, migrate=False)
+        db = await open_record(settings, stack, migrate=False)
         parts = Parts(settings, stack, db)
         valkey = await parts.open()
         probes = await parts.probe_server(lambda: None)
@@ -127,7 +127,7 @@ async def users(settings: Settings) -> AsyncIterator[Accounts]:
     from taskmill.api.users import Accounts
 
     async with AsyncExitStack() as stack:
-        db = await _record(settings, stack, migrate=settings.embedded)
+        db = await open_record(settings, stack, migrate=settings.embedded)
         accounts = Accounts(db, rounds=settings.bcrypt_rounds)
         stack.callback(accounts.close)
         yield accounts
@@ -233,7 +233,7 @@ class Parts:
         return [server]
 
 
-async def _record(settings: Settings, stack: AsyncExitStack, *, migrate: bool) -> Database:
+async def open_record(settings: Settings, stack: AsyncExitStack, *, migrate: bool) -> Database:
     """Open (for SQLite: lock) the record, and see that its schema is ours."""
     if settings.embedded:
         settings.data_folder()
