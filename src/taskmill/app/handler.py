@@ -98,7 +98,7 @@ class Call(Generic[P, T]):
         AsyncSession, then an awaitable of it. Needs the tables and the service user, no connection of Taskmill's own.
         """
         task = self._draft(self._params.dump(args, kwargs))
-        insert = import_module("taskmill.compose").submit_in  # by its name: it is above, and few need it
+        insert = import_module("taskmill.submitting").submit_in  # by its name: it is above, and few need it
         return insert(connection, task, self.submitted)
 
     def submitted(self, id: str) -> Submitted[T]:

@@ -1,6 +1,6 @@
 """The port through which a program submits tasks, however they travel: SQL and Redis, HTTP, or a test kit.
 
-`connect` makes one by the settings (`taskmill.compose.connect`), or by what `set_connector` was given.
+`connect` makes one by the settings (`taskmill.submitting.connect`), or by what `set_connector` was given.
 """
 
 from __future__ import annotations
@@ -85,4 +85,4 @@ def connect() -> Port:
     if _connector is not None:
         return _connector()
     # By its name: the settings and the layers are above, and a program that never submits does not load them.
-    return cast("Port", import_module("taskmill.compose").connect())
+    return cast("Port", import_module("taskmill.submitting").connect())

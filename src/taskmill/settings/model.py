@@ -81,6 +81,7 @@ class Model(BaseSettings):
     # from elsewhere: programs and workers that reach a Taskmill by its API alone
     api_url: ApiUrl | None = setting("TASKMILL_API_URL", None, AN_API, "The API of a Taskmill elsewhere: for remote workers, the client and the command line.")
     api_key: str | None = setting("TASKMILL_API_KEY", None, A_KEY, "What it is asked with.", secret=True, pattern=r"^[!-~]{8,4096}$")
+    service_user: str = text("TASKMILL_SERVICE_USER", "service", A_NAME, forms.NAME, "Whose tasks are those that programs submit straight to the record, and the schedules that an app declares.")
     # how often one may ask; 0 turns a limit off
     rate_user: int = count("TASKMILL_RATE_USER", 12_000, 0, 100_000_000, "Operations a minute of a signed-in user; 0: no limit, as for all of these.")
     rate_key: int = count("TASKMILL_RATE_KEY", 60_000, 0, 100_000_000, "Operations a minute of an API key.")

@@ -64,10 +64,16 @@ _INSERT_PAYLOADS: Final = Hot(_insert_payloads())
 _NOW: Final = sa.select(db_now())
 
 
-def submit(connection: Connection, new: Sequence[tuple[bytes, NewTask]]) -> list[TaskRow]:
-    """Insert the tasks under the ids given, and their journal row. All or nothing."""
+def submit(
+    connection: Connection, new: Sequence[tuple[bytes, NewTask]], *, foreign: bool = False
+) -> list[TaskRow]:
+    """Insert the tasks under the ids given, and their journal row. All or nothing.
+
+    `foreign`: in a transaction that is not ours and may be long. Its tasks are PENDING and due, whatever they are
+    scheduled for: verify may have passed by before the commit, while promote finds them by their state.
+    """
     now: datetime = connection.execute(_NOW).scalar_one()
-    rows = [_row(id_, task, now) for id_, task in new]
+    rows = [_row(id_, task, now, foreign) for id_, task in new]
     inserts = [(_INSERT_TASKS, {"rows": part}) for part in docs(_values(r) for r in rows)]
     inserts += [(_INSERT_PAYLOADS, {"rows": part}) for part in docs((id_, task.payload) for id_, task in new)]
     run(connection, *inserts)
@@ -148,7 +154,7 @@ class Submitter:
         return [*await self._write(calls[:middle]), *await self._write(calls[middle:])]
 
 
-def _row(id_: bytes, task: NewTask, now: datetime) -> TaskRow:
+def _row(id_: bytes, task: NewTask, now: datetime, foreign: bool) -> TaskRow:
     later = task.scheduled_at is not None and task.scheduled_at > now
     return TaskRow(
         id=id_,
@@ -157,7 +163,7 @@ def _row(id_: bytes, task: NewTask, now: datetime) -> TaskRow:
         type=task.type,
         title=task.title,
         description=task.description,
-        status=Status.PENDING if later else Status.QUEUED,
+        status=Status.PENDING if later or foreign else Status.QUEUED,
         priority=task.priority,
         result=None,
         error=None,
@@ -167,7 +173,7 @@ def _row(id_: bytes, task: NewTask, now: datetime) -> TaskRow:
         suspect=False,
         releases=0,
         fence=0,
-        check_at=task.scheduled_at if later and task.scheduled_at else now,
+        check_at=task.scheduled_at if later and task.scheduled_at and not foreign else now,
         op_id=None,
         worker_id=None,
         scheduled_at=task.scheduled_at,
