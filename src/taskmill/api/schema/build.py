@@ -10,7 +10,9 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 
 from taskmill.api.schema.guard import carry_out, extensions
+from taskmill.api.schema.key import KeyMutations, KeyQueries
 from taskmill.api.schema.live import Subscription
+from taskmill.api.schema.people import PeopleMutations, PeopleQueries
 from taskmill.api.schema.roles import enforce
 from taskmill.api.schema.scalars import SCALARS
 from taskmill.api.schema.task import TaskQueries
@@ -19,12 +21,12 @@ from taskmill.api.schema.user import UserMutations, UserQueries
 
 
 @strawberry.type
-class Query(TaskQueries, UserQueries):
+class Query(TaskQueries, UserQueries, PeopleQueries, KeyQueries):
     pass
 
 
 @strawberry.type
-class Mutation(TaskMutations, UserMutations):
+class Mutation(TaskMutations, UserMutations, PeopleMutations, KeyMutations):
     pass
 
 
