@@ -144,6 +144,7 @@ class Parts:
         self._db = db
         self._accounts: Accounts | None = None
         self._feed: Service | None = None
+        self._desk: Service | None = None
         self._index_options: IndexOptions | None = None
         self.where = "none: tasks are dispatched from SQL alone"
 
@@ -186,6 +187,7 @@ class Parts:
         from taskmill.api.limits import Limiter
         from taskmill.api.server import ApiServer
         from taskmill.api.users import Accounts
+        from taskmill.api.work import Desk
 
         auth = self.settings.auth_options()
         options = self.settings.api_options()
@@ -195,14 +197,15 @@ class Parts:
         self._feed = feed
         limiter = Limiter(options.limits, self._index_options, self.rng)
         self._stack.push_async_callback(limiter.close)
-        app = create_app(self.mill, self.submitter, feed, self._accounts, options, auth, limiter)
+        self._desk = desk = Desk(self.mill, self.submitter)
+        app = create_app(self.mill, self.submitter, feed, self._accounts, options, auth, limiter, desk)
         return ApiServer(app, listener, head_timeout=options.head_timeout)  # type: ignore[arg-type]
 
     def api_services(self, server: ApiServer) -> list[Service]:
-        if self._feed is None:
+        if self._feed is None or self._desk is None:
             raise AssertionError("api first")
-        # In this order: stopping ends the subscriptions first, else the server would wait for their streams.
-        return [server, self._feed]
+        # In this order: stopping ends subscriptions and waiting claims first, else the server would wait for them.
+        return [server, self._feed, self._desk]
 
     async def worker(self) -> Supervisor:
         from taskmill.tasks.source import LocalSource, SourceOptions

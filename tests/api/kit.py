@@ -22,6 +22,7 @@ from taskmill.api.feed import Feed
 from taskmill.api.options import ApiOptions, AuthOptions
 from taskmill.api.server import ApiServer, bind
 from taskmill.api.users import Accounts, Role
+from taskmill.api.work import Desk
 from taskmill.index.index import Index
 from taskmill.index.wake import LocalBell
 from taskmill.runtime.probes import Probes
@@ -182,7 +183,10 @@ async def running(
     submitter, feed = Submitter(mill), Feed(db, mill.bell, probes, buffer=feed_buffer)
     auth = AuthOptions(SECRET, expiration, bcrypt_rounds=4, first_admin=first_admin)
     accounts = Accounts(db, rounds=auth.bcrypt_rounds, first_admin=auth.first_admin)
-    app = create_app(mill, submitter, feed, accounts, options or ApiOptions(development=True), auth)
+    desk = Desk(mill, submitter)
+    app = create_app(
+        mill, submitter, feed, accounts, options or ApiOptions(development=True), auth, desk=desk
+    )
     server = ApiServer(app, bind("127.0.0.1", 0), head_timeout=(options or ApiOptions()).head_timeout)
     running_parts = [asyncio.create_task(feed.run()), asyncio.create_task(server.run())]
     try:
@@ -192,9 +196,11 @@ async def running(
             yield Api(base, db, mill, feed, accounts, http)
     finally:
         feed.stop()
+        desk.stop()
         server.stop()
         async with asyncio.timeout(15):
             await asyncio.gather(*running_parts)
+            await desk.close()
         await submitter.drain()
         await mill.flush()
         accounts.close()

@@ -23,6 +23,7 @@ from taskmill.api.schema.build import build_schema
 from taskmill.api.schema.context import Services
 from taskmill.api.schema.view import GraphQLView
 from taskmill.api.users import Accounts
+from taskmill.api.work import Desk
 from taskmill.runtime.probes import CONTENT_TYPE, Probes
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.submit import Submitter
@@ -38,12 +39,14 @@ def create_app(
     options: ApiOptions,
     auth: AuthOptions,
     limiter: Limiter | None = None,
+    desk: Desk | None = None,
 ) -> Starlette:
     """The API over these parts, which the caller starts, stops and closes: `feed.run()` must be running for
     subscriptions to begin, and `accounts.close()` ends its threads. Without a limiter it counts in this process."""
     limiter = limiter or Limiter(options.limits)
     tokens = Tokens(auth.secret, auth.expiration, accounts, auth.previous)
-    services = Services(mill, submitter, feed, accounts, tokens, options, limiter)
+    desk = desk or Desk(mill, submitter)
+    services = Services(mill, submitter, feed, accounts, tokens, options, limiter, desk)
     view = GraphQLView(build_schema(introspection=options.development), services)
     health = Health(mill, timeout=options.health_timeout)
     routes: list[BaseRoute] = [

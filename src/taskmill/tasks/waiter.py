@@ -49,9 +49,12 @@ class Waiter:
     async def open(self) -> None:
         """Listen to the bells of this worker and of its queues."""
         channels = [f"worker:{self._worker.hex()}", *(f"queue:{q}" for q in self.queues)]
-        for channel in channels:
-            bell = await self._bells.enter_async_context(self._mill.bell.listen(channel))
-            self._hearing.append(asyncio.create_task(self._hear(bell), name=f"bell:{channel}"))
+        # All at once: without a server each takes a second to give up.
+        await asyncio.gather(*(self._listen(channel) for channel in channels))
+
+    async def _listen(self, channel: str) -> None:
+        bell = await self._bells.enter_async_context(self._mill.bell.listen(channel))
+        self._hearing.append(asyncio.create_task(self._hear(bell), name=f"bell:{channel}"))
 
     async def claim(
         self,

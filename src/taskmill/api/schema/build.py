@@ -18,6 +18,7 @@ from taskmill.api.schema.scalars import SCALARS
 from taskmill.api.schema.task import TaskQueries
 from taskmill.api.schema.task_write import TaskMutations
 from taskmill.api.schema.user import UserMutations, UserQueries
+from taskmill.api.schema.work import WorkMutations
 
 
 @strawberry.type
@@ -26,7 +27,7 @@ class Query(TaskQueries, UserQueries, PeopleQueries, KeyQueries):
 
 
 @strawberry.type
-class Mutation(TaskMutations, UserMutations, PeopleMutations, KeyMutations):
+class Mutation(TaskMutations, UserMutations, PeopleMutations, KeyMutations, WorkMutations):
     pass
 
 

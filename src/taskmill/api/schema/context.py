@@ -18,6 +18,7 @@ from taskmill.api.feed import Feed
 from taskmill.api.limits import Limiter
 from taskmill.api.options import ApiOptions
 from taskmill.api.users import Accounts, Role, User, load_users
+from taskmill.api.work import Desk
 from taskmill.errors import Forbidden, Unauthenticated
 from taskmill.sql.engine import Database
 from taskmill.tasks import read
@@ -45,6 +46,7 @@ class Services:
     tokens: Tokens
     options: ApiOptions
     limiter: Limiter
+    desk: Desk
 
 
 class Closer(Protocol):
@@ -70,6 +72,8 @@ class Context:
         """The Authorization headers of a WebSocket's request."""
         self.streams = False
         """Whether the answer may be more than one result."""
+        self.gone: Callable[[], Awaitable[bool]] | None = None
+        """Whether the caller of a request that waits has gone away; None: nobody can tell."""
         self.loaders = Loaders(services.mill.db)
 
     def viewer(self) -> User:

@@ -1,0 +1,367 @@
+"""Remote workers at this API process: a place to wait for each that claims here, and their writes in batches.
+
+All that must outlive the process is in SQL: a worker may speak to any API process, to another one for each call. What
+is kept here is bounded, and losing it costs a moment: bells, reservations, the progress that waits for its second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Generic, TypeVar
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from taskmill.errors import Conflict, Stale, Unavailable
+from taskmill.model.clock import boottime
+from taskmill.model.state import Verb
+from taskmill.model.task import (
+    LOG_LINES_PER_RUN,
+    Claimed,
+    Ended,
+    LogLine,
+    NewTask,
+    Outcome,
+    Registry,
+    Renewal,
+    Renewed,
+)
+from taskmill.runtime.batcher import Batcher
+from taskmill.runtime.loop import wait_for_event
+from taskmill.tasks import workers
+from taskmill.tasks.claim import Note
+from taskmill.tasks.log import LogWriter
+from taskmill.tasks.mill import Mill
+from taskmill.tasks.remote import Brought, Settled, claimed_before, owners, renew_remote, settle_remote
+from taskmill.tasks.settle import settle_batch
+from taskmill.tasks.submit import Submitter
+from taskmill.tasks.waiter import Waiter
+
+POSTS: Final = 1000
+"""Workers that one API process keeps a place for."""
+POSTS_OF_ONE: Final = 200
+"""Of these, of one key or user."""
+KNOWN: Final = 20_000
+SWEEP: Final = 5.0
+PATIENCE: Final = 8.0
+"""Seconds that a settle is tried here; the worker tries again as long as its lease holds."""
+PROGRESS_EVERY: Final = 1.0
+"""Seconds between two writes of one run's progress."""
+
+NOT_YOURS: Final = (
+    "This run is not yours any more: its lease ran out, it was settled, or another worker has it."
+)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """A remote worker, as it describes itself. `id` is made of its boot id and of whose key it uses (`owner`)."""
+
+    id: bytes
+    owner: bytes
+    name: str
+    queues: tuple[str, ...]
+    registry: Registry
+    host: str = ""
+    slots: int = 1
+    version: str = ""
+
+
+@dataclass(slots=True)
+class _Post:
+    """A worker's place here. `busy`: calls that use it now."""
+
+    owner: bytes
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiter: Waiter | None = None
+    busy: int = 0
+    used: float = 0.0
+
+
+class Recent(Generic[K, V]):
+    """A mapping that forgets what was not used for the longest time."""
+
+    def __init__(self, most: int = KNOWN) -> None:
+        self._most = most
+        self._items: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        value = self._items.get(key)
+        if value is not None:
+            self._items.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        self._items[key] = value
+        self._items.move_to_end(key)
+        if len(self._items) > self._most:
+            self._items.popitem(last=False)
+
+    def forget(self, key: K) -> None:
+        self._items.pop(key, None)
+
+
+class Desk:
+    """A service. Without `run` all works, only idle workers keep their place until others need it."""
+
+    name = "desk"
+
+    def __init__(self, mill: Mill, submitter: Submitter) -> None:
+        self._mill = mill
+        self._submitter = submitter
+        self._logs = LogWriter(mill)
+        self._posts: dict[bytes, _Post] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._settles: Batcher[Sequence[Brought], list[Settled]] = Batcher(
+            "settle", self._settle_all, rows=500, lanes=2
+        )
+        self._seen: Recent[bytes, tuple[float, Who]] = Recent()
+        self._progress: Recent[tuple[bytes, int], tuple[float, float | None]] = Recent()
+        self._lines: Recent[tuple[bytes, int], int] = Recent()
+        self._logged: Recent[bytes, int] = Recent(2000)
+        self._submits: Recent[bytes, list[bytes]] = Recent(2000)
+
+    async def run(self) -> None:
+        """Lets go of places that nobody uses, until `stop`; then of all."""
+        while not await wait_for_event(self._stopping, SWEEP):
+            idle = boottime() - self._mill.options.worker_ttl
+            self._let_go([w for w, p in self._posts.items() if not p.busy and p.used < idle])
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends every wait, gives back what is reserved, writes what was taken."""
+        self.stop()
+        self._let_go(list(self._posts))
+        while self._ending:
+            await asyncio.wait(set(self._ending))
+        await self._settles.drain()
+        await self._logs.drain()
+
+    def stop(self) -> None:
+        """Claims that wait come back empty-handed, and new ones are turned away."""
+        self._stopping.set()
+        for post in self._posts.values():
+            if post.waiter is not None:
+                post.waiter.poke()
+
+    # ---- claim ----------------------------------------------------------------------------------------------------
+
+    async def claim(
+        self,
+        who: Who,
+        n: int,
+        *,
+        suspects: int,
+        wait: float,
+        op: bytes,
+        connected: Callable[[], Awaitable[bool]],
+    ) -> list[Claimed]:
+        """Up to n tasks, as soon as there are any; [] after `wait` seconds. The same `op` again brings the same tasks.
+
+        `connected`: whether the caller still is there. One that is gone gets nothing: its tasks would wait for a lease.
+        A newer claim of the same worker ends one that waits: its caller does not, or would not have sent another.
+        """
+        post = self._post(who)
+        post.busy += 1
+        try:
+            if post.waiter is not None:
+                post.waiter.poke()
+            async with post.lock:
+                waiter = await self._waiter(post, who)
+                before = await self._before(who, op)
+                if before is not None:
+                    return before
+                claimed = await waiter.claim(
+                    n, suspects=suspects, wait=wait, note=Note(op), wanted=lambda: self._wanted(connected)
+                )
+            if claimed and not await connected():
+                await self._give_back(claimed, who)
+                return []
+            return claimed
+        finally:
+            post.busy -= 1
+            post.used = boottime()
+
+    async def register(self, who: Who) -> None:
+        """Write or refresh its row, at most four times within the time that a row holds."""
+        known = self._seen.get(who.id)
+        now = boottime()
+        if known is not None and known[1] == who and now - known[0] < self._mill.options.worker_ttl / 4:
+            return
+        types = [*who.registry.types, *([workers.DEFAULT] if who.registry.get(None) else [])]
+
+        def work(connection: Connection) -> None:
+            workers.register(
+                connection,
+                who.id,
+                name=who.name,
+                host=who.host,
+                queues=who.queues,
+                types=types,
+                slots=who.slots,
+                version=who.version,
+            )
+
+        await self._mill.db.write(work, resend=work)
+        self._seen.put(who.id, (now, who))
+
+    async def leave(self, worker: bytes) -> None:
+        """It says goodbye: its row and its place go."""
+        if worker in self._posts and not self._posts[worker].busy:
+            self._let_go([worker])
+        self._seen.forget(worker)
+        await self._mill.db.write(
+            lambda c: workers.leave(c, worker), resend=lambda c: workers.leave(c, worker)
+        )
+
+    def _post(self, who: Who) -> _Post:
+        if self._stopping.is_set():
+            raise Unavailable("This process is stopping. Ask again: another one answers, or this one soon.")
+        post = self._posts.get(who.id)
+        if post is not None:
+            return post
+        if sum(p.owner == who.owner for p in self._posts.values()) >= POSTS_OF_ONE:
+            self._make_room([w for w, p in self._posts.items() if p.owner == who.owner])
+        if len(self._posts) >= POSTS:
+            self._make_room(list(self._posts))
+        post = self._posts[who.id] = _Post(who.owner, used=boottime())
+        return post
+
+    def _make_room(self, among: Sequence[bytes]) -> None:
+        """The place that was not used for the longest time goes. Conflict: all of these are in use."""
+        idle = [(self._posts[w].used, w) for w in among if not self._posts[w].busy]
+        if not idle:
+            raise Conflict(
+                f"{len(among)} remote workers wait here already: give one worker more slots instead."
+            )
+        self._let_go([min(idle)[1]])
+
+    async def _waiter(self, post: _Post, who: Who) -> Waiter:
+        """Its waiter, a new one when it has other queues or types now; and its row is fresh."""
+        await self.register(who)
+        known = post.waiter
+        if known is not None and (known.queues, known.registry) == (who.queues, who.registry):
+            return known
+        if known is not None:
+            post.waiter = None
+            await _end(known)
+        waiter = Waiter(self._mill, who.id, who.queues, who.registry)
+        await waiter.open()
+        post.waiter = waiter
+        return waiter
+
+    def _let_go(self, gone: Sequence[bytes]) -> None:
+        """These places are no more; their reservations go back in the background."""
+        for worker in gone:
+            waiter = self._posts.pop(worker).waiter
+            if waiter is not None:
+                task = asyncio.create_task(_end(waiter), name="desk:end")
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+
+    async def _wanted(self, connected: Callable[[], Awaitable[bool]]) -> bool:
+        return not self._stopping.is_set() and await connected()
+
+    async def _before(self, who: Who, op: bytes) -> list[Claimed] | None:
+        """What this operation has claimed before; None when it is new."""
+        db, lease = self._mill.db, self._mill.options.lease
+        if not await db.read(lambda c: workers.noted_claim(c, who.id, op)):
+            return None
+
+        def work(connection: Connection) -> list[Claimed] | None:
+            return claimed_before(connection, who.id, op, lease)
+
+        return await db.write(work, resend=work)
+
+    async def _give_back(self, claimed: Sequence[Claimed], who: Who) -> None:
+        """Unstarted, so no attempt is spent. Unavailable is no harm: their leases run out."""
+        released = Outcome(Ended.RELEASED)
+        try:
+            await settle_batch(self._mill, [(c, released) for c in claimed], who.name, patience=PATIENCE)
+        except Unavailable as error:
+            log.warning("desk.not_given_back", tasks=len(claimed), error=error.message)
+
+    # ---- what a worker writes --------------------------------------------------------------------------------------
+
+    async def renew(self, worker: bytes, leases: Sequence[Renewal]) -> Renewed:
+        """Prolong its leases. Progress is written once a second for a run: the newest, with the next renewal."""
+        now = boottime()
+        known = self._seen.get(worker)
+        seen = known is not None and now - known[0] >= self._mill.options.worker_ttl / 4
+        renewed = await renew_remote(
+            self._mill, worker, [self._coalesced(lease, now) for lease in leases], seen=seen or known is None
+        )
+        if known is not None and seen:
+            self._seen.put(worker, (now, known[1]))
+        return renewed
+
+    def _coalesced(self, lease: Renewal, now: float) -> Renewal:
+        key = lease.id, lease.fence
+        at, waiting = self._progress.get(key) or (-1e9, None)
+        value = waiting if lease.progress is None else min(max(lease.progress, 0.0), 1.0)
+        if value is None:
+            return lease
+        if now - at < PROGRESS_EVERY:
+            self._progress.put(key, (at, value))
+            return replace(lease, progress=None)
+        self._progress.put(key, (now, None))
+        return replace(lease, progress=value)
+
+    async def settle(self, batch: Sequence[Brought]) -> list[Settled]:
+        """Record outcomes, together with those of other calls; an answer for each, when it is committed."""
+        size = sum(len(b.outcome.result or "") + len(b.outcome.traceback or "") for b in batch)
+        return await self._settles.put(batch, rows=len(batch), bytes=size)
+
+    async def _settle_all(self, calls: Sequence[Sequence[Brought]]) -> list[list[Settled]]:
+        answers = iter(
+            await settle_remote(self._mill, [b for call in calls for b in call], patience=PATIENCE)
+        )
+        return [[next(answers) for _ in call] for call in calls]
+
+    async def log(self, worker: bytes, lines: Sequence[LogLine], op: bytes) -> int:
+        """Take lines of runs that are this worker's; how many. Beyond LOG_LINES_PER_RUN of a run they are dropped. The
+        same `op` again at this process writes nothing."""
+        before = self._logged.get(op)
+        if before is not None:
+            return before
+        mine = await self._mill.db.read(lambda c: owners(c, worker, [line.task_id for line in lines]))
+        taken = []
+        for line in lines:
+            key = line.task_id, line.fence
+            count = self._lines.get(key) or 0
+            if key in mine and count < LOG_LINES_PER_RUN:
+                self._lines.put(key, count + 1)
+                taken.append(line)
+        await self._logs.write(taken)
+        self._logged.put(op, len(taken))
+        return len(taken)
+
+    async def submit(
+        self, worker: bytes, lease: tuple[bytes, int], op: bytes, make: Callable[[bytes], list[NewTask]]
+    ) -> list[bytes]:
+        """Tasks that the run submits, as its task's user: `make(user)` builds them. Their ids. Stale: it is no run of
+        this worker. The same `op` again at this process answers the same."""
+        before = self._submits.get(op)
+        if before is not None:
+            return before
+        users = await self._mill.db.read(lambda c: owners(c, worker, [lease[0]]))
+        if lease not in users:
+            self._mill.probes.stale_writes.labels(verb=Verb.SUBMIT.value).inc()
+            raise Stale(NOT_YOURS)
+        ids = [row.id for row in await self._submitter.submit(make(users[lease]))]
+        self._submits.put(op, ids)
+        return ids
+
+
+async def _end(waiter: Waiter) -> None:
+    await waiter.halt()
+    await waiter.close()

@@ -1,0 +1,289 @@
+"""What a remote worker does to tasks that it holds: the same verbs, for a caller that is known by (worker, id, fence) alone.
+
+The API process that takes a write may never have seen the claim: what settle needs of a run is read from its row, and
+the worker's id on that row says whose run it is. Operation ids are made from the caller's and from what it brings, so
+that the same write sent again is found, and another one under the same id is not taken for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from taskmill.model.clock import boottime
+from taskmill.model.state import Priority, Status, Verb
+from taskmill.model.task import Claimed, Ended, Outcome, Renewal, Renewed
+from taskmill.sql.schema import runs, task_payloads, tasks, workers
+from taskmill.tasks.mill import Mill
+from taskmill.tasks.renew import renew
+from taskmill.tasks.settle import Kept, prepare, settle_batch
+from taskmill.tasks.workers import known_types, noted_claim, touch
+
+_T: Final = tasks.c
+_IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
+_PRIORITIES: Final = {int(p): p for p in Priority}
+
+
+def worker_id(owner: bytes, boot: bytes) -> bytes:
+    """The id of a remote worker in the record: of its own boot id and of whose key (or login) it uses, so that knowing
+    a boot id is not being that worker."""
+    return hashlib.sha256(b"worker" + owner + boot).digest()[:16]
+
+
+def operation(worker: bytes, *parts: object) -> bytes:
+    """An operation id that follows from what is written: 16 bytes."""
+    return hashlib.sha256(worker + msgspec.msgpack.encode(parts)).digest()[:16]
+
+
+# ---- claim, again -------------------------------------------------------------------------------------------------
+
+_AGAIN: Final = (
+    sa.select(
+        _T.id,
+        _T.fence,
+        _T.user_id,
+        _T.queue,
+        _T.priority,
+        _T.type,
+        _T.title,
+        task_payloads.c.payload,
+        _T.attempts,
+        _T.max_retries,
+        _T.crashes,
+        _T.suspect,
+        _T.releases,
+    )
+    .join(task_payloads, task_payloads.c.id == _T.id)
+    .where(_T.id.in_(_IDS), _T.worker_id == sa.bindparam("worker"), _T.status + 0 == int(Status.PROCESSING))
+    .order_by(_T.id)
+)
+
+
+def claimed_before(connection: Connection, worker: bytes, op: bytes, lease: float) -> list[Claimed] | None:
+    """The runs that this operation of the worker claimed and that still are its own, their leases begun anew; None when
+    it has claimed nothing so far."""
+    ids = noted_claim(connection, worker, op)
+    if not ids:
+        return None
+    sent = boottime()
+    rows = list(connection.execute(_AGAIN, {"ids": sorted(ids), "worker": worker}))
+    held = renew(connection, [Renewal(r.id, r.fence) for r in rows], lease) if rows else {}
+    return [_claimed(r, sent + lease) for r in rows if (r.id, r.fence) in held]
+
+
+def _claimed(row: Any, deadline: float) -> Claimed:
+    id_, fence, user, queue, priority, type_, title, payload, attempts, limit, crashes, suspect, releases = (
+        row
+    )
+    return Claimed(
+        id_,
+        fence,
+        user,
+        queue,
+        _PRIORITIES[priority],
+        type_,
+        title,
+        payload,
+        attempts,
+        limit,
+        crashes,
+        bool(suspect),
+        releases,
+        deadline,
+    )
+
+
+# ---- renew --------------------------------------------------------------------------------------------------------
+
+_MINE: Final = sa.select(_T.id, _T.fence).where(_T.id.in_(_IDS), _T.worker_id == sa.bindparam("worker"))
+
+
+async def renew_remote(mill: Mill, worker: bytes, leases: Sequence[Renewal], *, seen: bool) -> Renewed:
+    """Prolong the leases that are this worker's. `seen`: refresh its row too. Unavailable: nothing is known."""
+    sent, lease = boottime(), mill.options.lease
+
+    def work(connection: Connection) -> dict[tuple[bytes, int], bool]:
+        if seen:
+            touch(connection, worker)
+        if not leases:
+            return {}
+        rows = connection.execute(_MINE, {"ids": [r.id for r in leases], "worker": worker})
+        mine = {(r.id, r.fence) for r in rows}
+        ours = [r for r in leases if (r.id, r.fence) in mine]
+        return renew(connection, ours, lease) if ours else {}
+
+    with mill.probes.verb_seconds.labels(verb=Verb.RENEW.value).time():
+        found = await mill.db.write(work, resend=work, patience=max(lease / 3, 1.0))
+    if any(r.progress is not None for r in leases):
+        mill.hint("journal")
+    asked = {(r.id, r.fence) for r in leases}
+    held = frozenset(key for key, cancel in found.items() if not cancel)
+    cancelled = frozenset(key for key, cancel in found.items() if cancel)
+    lost = frozenset(asked - held - cancelled)
+    mill.probes.stale_writes.labels(verb=Verb.RENEW.value).inc(len(lost))
+    mill.probes.verb_rows.labels(verb=Verb.RENEW.value).inc(len(leases))
+    return Renewed(held, cancelled, lost, sent + lease)
+
+
+# ---- settle -------------------------------------------------------------------------------------------------------
+
+
+class Settled(Enum):
+    """What became of an outcome that was sent in."""
+
+    RECORDED = "RECORDED"
+    """It stands: written now, or by an earlier send of the same."""
+    STALE = "STALE"
+    """The run is not this worker's any more, or never was. Nothing was written."""
+    CONFLICT = "CONFLICT"
+    """This worker has settled this run before, with another outcome. That one stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """An outcome as a remote worker sends it. `op` is `operation(…)` of all that it says."""
+
+    worker: bytes
+    id: bytes
+    fence: int
+    outcome: Outcome
+    op: bytes
+
+
+_LOOK: Final = (
+    sa.select(
+        _T.id,
+        _T.fence,
+        _T.status,
+        _T.worker_id,
+        _T.op_id,
+        _T.user_id,
+        _T.queue,
+        _T.priority,
+        _T.type,
+        _T.attempts,
+        _T.max_retries,
+        _T.crashes,
+        _T.suspect,
+        _T.releases,
+        workers.c.name,
+    )
+    .select_from(sa.outerjoin(tasks, workers, workers.c.boot_id == _T.worker_id))
+    .where(_T.id.in_(_IDS))
+)
+_RAN: Final = sa.select(runs.c.task_id, runs.c.fence, runs.c.op_id, runs.c.outcome).where(
+    runs.c.task_id.in_(_IDS), runs.c.fence.in_(sa.bindparam("fences", expanding=True))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the record says of the runs of a batch, and which types live workers know (when that is asked for)."""
+
+    rows: dict[bytes, Any]
+    ran: dict[tuple[bytes, int], Any]
+    known: frozenset[tuple[str, str]]
+
+    def judge(self, b: Brought) -> Settled | None:
+        """None: its run goes on, and is this worker's."""
+        row, ran = self.rows.get(b.id), self.ran.get((b.id, b.fence))
+        if row is None:
+            return Settled.STALE
+        mine = row.fence == b.fence and row.worker_id == b.worker
+        if mine and row.status == Status.PROCESSING:
+            return None
+        if (mine and row.op_id == b.op) or (ran is not None and ran.op_id == b.op):
+            return Settled.RECORDED
+        lost = ran is not None and ran.outcome == Ended.LEASE_LOST
+        return Settled.CONFLICT if mine and not lost else Settled.STALE
+
+
+async def settle_remote(mill: Mill, batch: Sequence[Brought], *, patience: float) -> list[Settled]:
+    """Settle outcomes of any workers in one transaction; an answer for each, when it is committed.
+
+    Unavailable: they may stand or not. The same sent again is safe.
+    """
+    found = await mill.db.read(lambda c: _look(c, batch, mill.options.worker_ttl))
+    answers: dict[int, Settled] = {}
+    first: dict[bytes, int] = {}
+    for i, b in enumerate(batch):
+        verdict = found.judge(b)
+        if verdict is not None:
+            answers[i] = verdict
+        elif b.id in first:  # twice in one batch: the first is written
+            same = batch[first[b.id]].op == b.op
+            answers[i] = Settled.RECORDED if same else Settled.CONFLICT
+        else:
+            first[b.id] = i
+    kept: Kept = {}
+    going = [(_run(found.rows[b.id]), b) for b in (batch[i] for i in first.values())]
+    for run, b in going:
+        name = found.rows[b.id].name or "remote"
+        settlement = prepare(run, b.outcome, found.known, name, mill.options.policy, mill.rng)
+        kept[settlement.key] = replace(settlement, op=b.op)
+    written = (
+        await settle_batch(mill, [(run, b.outcome) for run, b in going], "", patience=patience, kept=kept)
+        if going
+        else []
+    )
+    for i, ok in zip(first.values(), written, strict=True):
+        answers[i] = Settled.RECORDED if ok else Settled.STALE
+    # settle_batch has counted its own.
+    stale = list(answers.values()).count(Settled.STALE) - written.count(False)
+    mill.probes.stale_writes.labels(verb=Verb.SETTLE.value).inc(stale)
+    return [answers[i] for i in range(len(batch))]
+
+
+def _look(connection: Connection, batch: Sequence[Brought], ttl: float) -> _Found:
+    rows = {r.id: r for r in connection.execute(_LOOK, {"ids": sorted({b.id for b in batch})})}
+    past = [b for b in batch if b.id in rows and not _goes_on(rows[b.id], b)]
+    ran = {}
+    if past:
+        values = {"ids": sorted({b.id for b in past}), "fences": sorted({b.fence for b in past})}
+        ran = {(r.task_id, r.fence): r for r in connection.execute(_RAN, values)}
+    asks = any(b.outcome.ended is Ended.UNKNOWN_TYPE for b in batch)
+    return _Found(rows, ran, known_types(connection, ttl) if asks else frozenset())
+
+
+def _goes_on(row: Any, b: Brought) -> bool:
+    return bool(row.status == Status.PROCESSING and row.fence == b.fence and row.worker_id == b.worker)
+
+
+def _run(row: Any) -> Claimed:
+    """The run, as far as settle looks at it."""
+    return Claimed(
+        row.id,
+        row.fence,
+        row.user_id,
+        row.queue,
+        _PRIORITIES[row.priority],
+        row.type,
+        "",
+        "",
+        row.attempts,
+        row.max_retries,
+        row.crashes,
+        bool(row.suspect),
+        row.releases,
+        0.0,
+    )
+
+
+# ---- whose run it is: for logs, and for what a handler submits ------------------------------------------------------
+
+_OWNERS: Final = sa.select(_T.id, _T.fence, _T.user_id).where(
+    _T.id.in_(_IDS), _T.worker_id == sa.bindparam("worker"), _T.status + 0 == int(Status.PROCESSING)
+)
+
+
+def owners(connection: Connection, worker: bytes, ids: Iterable[bytes]) -> dict[tuple[bytes, int], bytes]:
+    """(id, fence) → the task's user, for those of these tasks that this worker runs now."""
+    rows = connection.execute(_OWNERS, {"ids": sorted(set(ids)), "worker": worker})
+    return {(r.id, r.fence): r.user_id for r in rows}
