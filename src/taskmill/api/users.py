@@ -26,6 +26,7 @@ from taskmill.model.ids import id_text, new_id
 from taskmill.sql.dialect import db_now
 from taskmill.sql.engine import Database
 from taskmill.sql.schema import meta, users
+from taskmill.tasks.service import NO_PASSWORD
 
 NAME_MOST: Final = 200
 EMAIL_MOST: Final = 254
@@ -54,6 +55,8 @@ _COLUMNS: Final[tuple[sa.Column[Any], ...]] = (
     users.c.disabled_at,
 )
 _select: Final[sa.Select[Any]] = sa.select(*_COLUMNS)
+# A service user is nobody who could administer the installation.
+_people: Final[sa.Select[Any]] = sa.select(users.c.id).where(users.c.password_hash != NO_PASSWORD)
 
 
 def _user(row: sa.Row[*tuple[Any, ...]]) -> User:
@@ -246,7 +249,7 @@ class Accounts:
 
 async def is_empty(db: Database) -> bool:
     """Whether the installation has no user yet: the start-up log then says who will be ADMIN."""
-    return await db.read(lambda c: c.execute(sa.select(users.c.id).limit(1)).first() is None)
+    return await db.read(lambda c: c.execute(_people.limit(1)).first() is None)
 
 
 def load_users(connection: Connection, ids: Iterable[bytes]) -> Mapping[bytes, User]:
@@ -294,7 +297,7 @@ def _updated(connection: Connection, user_id: bytes, **values: Any) -> User:
 
 def _take_first(connection: Connection, user_id: bytes) -> bool:
     """Whether this is the first user. Two at once meet at the key of one row of `meta`, which is there once."""
-    if connection.execute(sa.select(users.c.id).limit(1)).first() is not None:
+    if connection.execute(_people.limit(1)).first() is not None:
         return False
     try:
         connection.execute(sa.insert(meta).values(name=FIRST_ADMIN, value=id_text(user_id)))
