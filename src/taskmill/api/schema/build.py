@@ -15,6 +15,8 @@ from taskmill.api.schema.live import Subscription
 from taskmill.api.schema.people import PeopleMutations, PeopleQueries
 from taskmill.api.schema.roles import enforce
 from taskmill.api.schema.scalars import SCALARS
+from taskmill.api.schema.schedule import ScheduleQueries
+from taskmill.api.schema.schedule_write import ScheduleMutations
 from taskmill.api.schema.task import TaskQueries
 from taskmill.api.schema.task_write import TaskMutations
 from taskmill.api.schema.user import UserMutations, UserQueries
@@ -22,12 +24,12 @@ from taskmill.api.schema.work import WorkMutations
 
 
 @strawberry.type
-class Query(TaskQueries, UserQueries, PeopleQueries, KeyQueries):
+class Query(TaskQueries, UserQueries, PeopleQueries, KeyQueries, ScheduleQueries):
     pass
 
 
 @strawberry.type
-class Mutation(TaskMutations, UserMutations, PeopleMutations, KeyMutations, WorkMutations):
+class Mutation(TaskMutations, UserMutations, PeopleMutations, KeyMutations, WorkMutations, ScheduleMutations):
     pass
 
 

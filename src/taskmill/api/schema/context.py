@@ -21,9 +21,10 @@ from taskmill.api.users import Accounts, Role, User, load_users
 from taskmill.api.work import Desk
 from taskmill.errors import Forbidden, Unauthenticated
 from taskmill.sql.engine import Database
-from taskmill.tasks import read
+from taskmill.tasks import read, schedules
 from taskmill.tasks.mill import Mill
-from taskmill.tasks.read import LogRow, RunRow, Texts
+from taskmill.tasks.read import LogRow, RunRow, TaskView, Texts
+from taskmill.tasks.schedules import FireRow
 from taskmill.tasks.submit import Submitter
 
 K = TypeVar("K", bound=Hashable)
@@ -124,6 +125,8 @@ class Loaders:
         self.users: DataLoader[bytes, User | None] = _loader(db, load_users)
         self.texts: DataLoader[bytes, Texts | None] = _loader(db, read.texts)
         self.payloads: DataLoader[bytes, str | None] = _loader(db, read.payloads)
+        self.tasks: DataLoader[bytes, TaskView | None] = _loader(db, read.tasks)
+        self.schedule_payloads: DataLoader[bytes, str | None] = _loader(db, schedules.payloads)
         self.tracebacks: DataLoader[tuple[bytes, int], str | None] = _loader(db, read.tracebacks)
         self._logs: DataLoader[tuple[bytes, int, bytes | None], list[LogRow]] = DataLoader(
             lambda keys: _in_groups(db, keys, read_logs), cache=False
@@ -131,12 +134,18 @@ class Loaders:
         self._runs: DataLoader[tuple[bytes, int, bytes | None], list[RunRow]] = DataLoader(
             lambda keys: _in_groups(db, keys, read_runs), cache=False
         )
+        self._fires: DataLoader[tuple[bytes, int, bytes | None], list[FireRow]] = DataLoader(
+            lambda keys: _in_groups(db, keys, read_fires), cache=False
+        )
 
     def logs(self, task_id: bytes, limit: int, after: bytes | None) -> Awaitable[list[LogRow]]:
         return self._logs.load((task_id, limit, after))
 
     def runs(self, task_id: bytes, limit: int) -> Awaitable[list[RunRow]]:
         return self._runs.load((task_id, limit, None))
+
+    def fires(self, schedule_id: bytes, limit: int) -> Awaitable[list[FireRow]]:
+        return self._fires.load((schedule_id, limit, None))
 
 
 Info: TypeAlias = _Info[Context, None]
@@ -152,6 +161,12 @@ def read_runs(
     connection: Connection, ids: Sequence[bytes], limit: int, _after: bytes | None
 ) -> dict[bytes, list[RunRow]]:
     return read.runs(connection, ids, limit=limit)
+
+
+def read_fires(
+    connection: Connection, ids: Sequence[bytes], limit: int, _after: bytes | None
+) -> dict[bytes, list[FireRow]]:
+    return schedules.history(connection, ids, limit=limit)
 
 
 def _loader(db: Database, load: Callable[[Connection, list[K]], Mapping[K, V]]) -> DataLoader[K, V | None]:
