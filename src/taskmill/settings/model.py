@@ -64,7 +64,7 @@ class Model(BaseSettings):
     redis_port: int = count("REDIS_PORT", 6379, 1, 65535, "Of the index, with MySQL.")
     index: Annotated[Literal["auto", "none"], Lower] = setting("TASKMILL_INDEX", "auto", "auto or none", "none: dispatch from SQL alone, without Redis or Valkey.")
     index_prefix: str = text("TASKMILL_INDEX_PREFIX", "taskmill", A_NAME, forms.NAME, "Begins every key: keeps installations on one Redis apart.")
-    index_timeout: float = seconds("TASKMILL_INDEX_TIMEOUT", 2, 0.1, 60, "For one call of the index.")
+    index_timeout: float = seconds("TASKMILL_INDEX_TIMEOUT", 1, 0.1, 60, "For one call of the index; a silent one costs its caller no more, then SQL goes on alone.")
     index_hold: float = seconds("TASKMILL_INDEX_HOLD", 10, 0.2, 600, "Until a reservation of a worker that died runs out.")
     # the API
     host: str | None = text("TASKMILL_HOST", None, AN_ADDRESS, forms.HOST, "Where the API listens. Not set: 127.0.0.1; in production 0.0.0.0.")
