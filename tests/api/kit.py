@@ -19,10 +19,12 @@ from websockets.typing import Subprotocol
 
 from taskmill.api.app import create_app
 from taskmill.api.feed import Feed
+from taskmill.api.limits import Limiter
 from taskmill.api.options import ApiOptions, AuthOptions
 from taskmill.api.server import ApiServer, bind
 from taskmill.api.users import Accounts, Role
 from taskmill.api.work import Desk
+from taskmill.index.connect import IndexOptions
 from taskmill.index.index import Index
 from taskmill.index.wake import LocalBell
 from taskmill.runtime.probes import Probes
@@ -175,8 +177,9 @@ async def running(
     expiration: timedelta = timedelta(hours=1),
     index: Index | None = None,
     feed_buffer: int = 1000,
+    limits: IndexOptions | None = None,
 ) -> AsyncIterator[Api]:
-    """An API over the migrated database at `url`."""
+    """An API over the migrated database at `url`; its limits count at `limits`, else in this process."""
     db = await open_database(SqlOptions(url))
     probes = Probes()
     mill = Mill(db, index, LocalBell(), TaskOptions(), probes)
@@ -184,10 +187,10 @@ async def running(
     auth = AuthOptions(SECRET, expiration, bcrypt_rounds=4, first_admin=first_admin)
     accounts = Accounts(db, rounds=auth.bcrypt_rounds, first_admin=auth.first_admin)
     desk = Desk(mill, submitter)
-    app = create_app(
-        mill, submitter, feed, accounts, options or ApiOptions(development=True), auth, desk=desk
-    )
-    server = ApiServer(app, bind("127.0.0.1", 0), head_timeout=(options or ApiOptions()).head_timeout)
+    options = options or ApiOptions(development=True)
+    limiter = Limiter(options.limits, limits)
+    app = create_app(mill, submitter, feed, accounts, options, auth, limiter, desk=desk)
+    server = ApiServer(app, bind("127.0.0.1", 0), head_timeout=options.head_timeout)
     running_parts = [asyncio.create_task(feed.run()), asyncio.create_task(server.run())]
     try:
         await server.started()
@@ -204,6 +207,7 @@ async def running(
         await submitter.drain()
         await mill.flush()
         accounts.close()
+        await limiter.close()
         await db.close()
 
 

@@ -11,11 +11,12 @@ from typing import Final
 import msgspec
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from taskmill.api.headers import Hosts, Origins, Proxies, first, joined, site
+from taskmill.api.headers import Hosts, Origins, Proxies, accepts, first, joined, site
 from taskmill.api.options import ApiOptions
 from taskmill.errors import PayloadTooLarge, RateLimited, RequestTimeout, TaskmillError, Unavailable
 
@@ -172,6 +173,8 @@ class Edge:
             if started:
                 raise
             await refused(scope, error)(scope, receive, told)
+        except ClientDisconnect:
+            log.debug("request.abandoned", path=scope["path"][:200])
         except Exception:
             log.exception("request.failed", path=scope["path"][:200])
             if started:
@@ -183,6 +186,8 @@ class Edge:
         """What needs no application."""
         if not self._hosts.knows(first(scope, b"host")):
             return _wrong_host(scope)
+        if scope["method"] == "POST" and not accepts(joined(scope, b"accept")):
+            return refusal(scope, 406, "BAD_REQUEST", "Answers are JSON: see the Accept header.")
         preflight = self._origins.preflight(scope)
         return None if preflight is None else Response(status_code=204, headers=dict(preflight))
 

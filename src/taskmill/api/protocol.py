@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from http import HTTPStatus
 from typing import Any, Final
@@ -22,12 +23,17 @@ LINGER_BYTES: Final = 1024 * 1024
 """How long, and how much, is still read of a connection after a refusal: closed with unread bytes in it, it would be
 reset, and the client would learn nothing."""
 
+_quiet: Final = logging.getLogger("uvicorn.error.connection")
+"""Of a connection errors are told; uvicorn warns of each wrong request, and anybody can send many."""
+_quiet.setLevel(logging.ERROR)
+
 
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
     def __init__(self, *args: Any, head_timeout: float = HEAD_TIMEOUT, **given: Any) -> None:
         super().__init__(*args, **given)
+        self.logger = _quiet
         self._head_timeout = head_timeout
         self._timer: asyncio.TimerHandle | None = None
         self._reading = False  # the head of a request has begun
@@ -87,8 +93,11 @@ class Protocol(HttpToolsProtocol):
         self._expect_nothing()
         if not self.url.startswith(b"/"):
             self._give_up(400, "BAD_REQUEST", "The target of a request is a path.")
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._give_up(505, "BAD_REQUEST", "HTTP/1.1 is spoken here.")
         hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
             self._give_up(400, "BAD_REQUEST", "One Host header is expected.")
         super().on_headers_complete()
 
