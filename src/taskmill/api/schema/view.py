@@ -103,7 +103,7 @@ class GraphQLView(GraphQL[Context, None]):
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             return refusal(scope, 415, "BAD_REQUEST", "Send the operation as application/json.")
-        if headers.get("content-encoding", "identity").lower() != "identity":
+        if any(value.lower() != "identity" for value in headers.getlist("content-encoding")):
             return refusal(scope, 415, "BAD_REQUEST", "Send the body as it is, without a content encoding.")
         return None
 
