@@ -124,7 +124,8 @@ class Tokens:
         try:
             header = jwt.get_unverified_header(token)
             kid = header.get("kid")
-            if set(header) != _HEADER or not isinstance(kid, str) or kid not in self._secrets:
+            ours = set(header) == _HEADER and header["typ"] == "JWT"
+            if not ours or not isinstance(kid, str) or kid not in self._secrets:
                 raise Unauthenticated(_INVALID)
             claims = jwt.decode(
                 token,
