@@ -60,15 +60,16 @@ Variables = Mapping[str, Any]
 Size = Callable[[Variables], int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sum:
-    """What a selection costs: `fixed`, and each part as often as its size says."""
+    """What a selection costs: `fixed`, and each part as often as its size says. Fragments make it a graph and no tree:
+    whoever walks it looks at each once, which is why two of them are never compared."""
 
     fixed: int
     parts: tuple[tuple[Size | int, Sum], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """One operation: what it costs, and how many seconds it may wait for more than others."""
 
@@ -172,7 +173,7 @@ class _Compiler:
             if name in given and _lists(argument.type):
                 parts.append((self._items(given[name], argument.type), Sum(1)))
         inner = self._selected(get_named_type(field.type), node.selection_set)
-        if inner == Sum(0):
+        if not inner.fixed and not inner.parts:
             return _folded(weight, parts)
         return _folded(weight, [*parts, (self._size(field, told.get(SIZE), given), inner)])
 
