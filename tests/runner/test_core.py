@@ -8,7 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from taskmill.app import Context, Taskmill
+from taskmill.errors import ConfigError, Unavailable
 from taskmill.runner import messages
 from taskmill.runner.core import LINES_HELD, SUBMITS, Core
 from tests.support import wait_until
@@ -163,6 +166,36 @@ async def test_submissions_that_wait_are_bounded() -> None:
     await wait_until(lambda: len(host.of(messages.Submit)) == SUBMITS)
     host.core.receive([messages.Answer(call.call, "id") for call in host.of(messages.Submit)])
     assert (await host.done(1))[0].result == f"[{SUBMITS},{SUBMITS + 5}]"
+
+
+async def test_a_submission_of_a_run_that_has_ended() -> None:
+    """What a handler left behind gets an answer: its supervisor would give none."""
+    left: list[asyncio.Task[str]] = []
+    go = asyncio.Event()
+
+    async def leaves(ctx: Context, payload: Any) -> None:
+        async def late() -> str:
+            await go.wait()
+            return await ctx.submit(title="late")
+
+        left.append(asyncio.create_task(late()))
+
+    host = Host(app_with(T=leaves))
+    host.run("T")
+    await host.done(1)
+    go.set()
+    with pytest.raises(Unavailable, match="has ended"):
+        await asyncio.wait_for(left[0], 10)
+    assert host.of(messages.Submit) == []
+
+
+def nowhere(ctx: Context, a: Nowhere, b: int) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+async def test_an_app_with_a_handler_that_cannot_be_checked_does_not_start() -> None:
+    """The start says which: no task is claimed to fail."""
+    with pytest.raises(ConfigError, match="nowhere: name 'Nowhere' is not defined"):
+        await Host(app_with(T=nowhere)).core.start()
 
 
 async def test_a_stop_ends_what_runs() -> None:

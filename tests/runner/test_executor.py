@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, field_validator
 
 from taskmill.app import Context, Handler
+from taskmill.app.context import current_run
 from taskmill.errors import Fail, Retry, RunError
 from taskmill.model.task import ERROR_LIMIT, TRACEBACK_LIMIT, Ended, HandlerSpec, Outcome
 from taskmill.runner.executor import execute, execute_blocking
@@ -163,6 +169,127 @@ async def test_retry_and_fail_are_the_words_of_a_handler() -> None:
     never = await run(raiser(Fail("no such file")))
     assert (never.error_type, never.message, never.retry) == ("FAILED", "no such file", False)
     assert again.traceback is never.traceback is None
+
+
+@pytest.mark.parametrize(
+    ("error", "retry"),
+    [
+        (OSError("disk"), True),
+        (ConnectionResetError("gone"), True),
+        (ValueError("no"), False),
+        (asyncio.CancelledError(), False),
+        (Retry("busy"), True),
+        (Fail("never"), False),
+    ],
+    ids=repr,
+)
+async def test_retry_on_names_what_is_retried(error: BaseException, retry: bool) -> None:
+    """Subclasses too; Retry and Fail say it themselves."""
+    outcome = execute_blocking(
+        registered(lambda ctx, payload: raiser(error)(), retry_on=(OSError, TimeoutError)), context()
+    )
+    assert (outcome.ended, outcome.retry) == (Ended.FAILED, retry)
+
+
+def typed(ctx: Context, n: int, m: int = 1) -> int:
+    return n + m
+
+
+async def typed_async(ctx: Context, n: int, m: int = 1) -> int:
+    return n + m
+
+
+async def both(payload: Any) -> Outcome:
+    ctx = Context(Port(), secrets.token_bytes(16), 1, 1, payload=payload)
+    one, two = await execute(registered(typed_async), ctx), execute_blocking(registered(typed), ctx)
+    assert one == two
+    return one
+
+
+async def test_a_payload_is_checked_at_the_run() -> None:
+    """What is not as the signature says fails at once, without a retry and without a traceback."""
+    assert await both({"n": 1}) == Outcome(Ended.SUCCEEDED, result="2")
+    assert await both({"n": "1"}) == Outcome(
+        Ended.FAILED,
+        error_type="INVALID_PAYLOAD",
+        message="INVALID_PAYLOAD: n: Expected `int`, got `str`",
+        retry=False,
+    )
+    assert (await both({"n": 1, "\x1b[2J" + "x" * 20_000: 2})).message == (
+        "INVALID_PAYLOAD: \\x1b[2J" + "x" * 96 + ": there is no such parameter (there are: n, m)"
+    )
+
+
+class Broken(BaseModel):
+    n: int
+
+    @field_validator("n")
+    @classmethod
+    def fails(cls, value: int) -> int:
+        raise OSError("the validator's database is away")
+
+
+async def test_a_validator_that_fails_is_a_failed_run() -> None:
+    """Not a wrong payload: another run may go better."""
+
+    def handler(ctx: Context, payload: Broken) -> None: ...
+
+    async def handler_async(ctx: Context, payload: Broken) -> None: ...
+
+    for outcome in (
+        execute_blocking(registered(handler), of := Context(Port(), b"i" * 16, 1, 1, payload={"n": 1})),
+        await execute(registered(handler_async), of),
+    ):
+        assert (outcome.error_type, outcome.retry) == ("OSError", True)
+
+
+@dataclass
+class Report:
+    at: datetime
+    sizes: list[Size]
+
+
+class Size(Enum):
+    SMALL = "small"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (
+            Report(datetime(2026, 1, 2, tzinfo=UTC), [Size.SMALL]),
+            '{"at":"2026-01-02T00:00:00Z","sizes":["small"]}',
+        ),
+        ({"list": [Size.SMALL]}, '{"list":["small"]}'),
+        (Broken.model_construct(n=3), '{"n":3}'),
+        (UUID(int=1), '"00000000-0000-0000-0000-000000000001"'),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_what_has_a_form_in_json_takes_it(value: Any, text: str) -> None:
+    """Dataclasses, models, times, ids, Enums: also inside of others."""
+    assert await run(lambda: value) == Outcome(Ended.SUCCEEDED, result=text)
+
+
+async def test_submit_in_a_handler_goes_to_its_runner() -> None:
+    """In the coroutine, in the threads that it hands work to, and in a plain handler; no longer after the run."""
+    child = registered(typed)
+    ctx = context()
+    port = ctx._port
+    assert isinstance(port, Port)
+
+    async def on_loop(ctx: Context, payload: Any) -> None:
+        await child.submit(1)
+        await asyncio.to_thread(lambda: child.submit_sync(2))
+
+    def in_thread(ctx: Context, payload: Any) -> None:
+        child.submit_sync(3)
+
+    assert (await execute(registered(on_loop), ctx)).ended is Ended.SUCCEEDED
+    done = await asyncio.to_thread(execute_blocking, registered(in_thread), ctx)
+    assert done.ended is Ended.SUCCEEDED
+    assert [draft.payload for draft in port.tasks] == ['{"n":1}', '{"n":2}', '{"n":3}']
+    assert current_run() is None
 
 
 async def test_a_traceback_starts_at_the_users_frame() -> None:
