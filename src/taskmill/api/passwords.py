@@ -86,11 +86,14 @@ def checked_password(password: str, name: str = "password") -> str:
 
 
 def presented_password(password: str, name: str = "password") -> str:
-    """The password in NFC, to be compared. BadUserInput when it is longer than any can be."""
+    """The password in NFC, to be compared. BadUserInput when it cannot be one: longer than any, or with a NUL."""
     size = len(password.encode())
     if size <= READ_MOST:
         password = unicodedata.normalize("NFC", password)
         size = len(password.encode())
+    if "\0" in password:
+        # bcrypt repeats a password with a NUL behind it: "a" and "a\0a" would open each other.
+        raise BadUserInput(f"{name}: the character NUL is not taken")
     if size > PASSWORD_MOST:
         raise BadUserInput(
             f"{name}: {size} bytes; at most {PASSWORD_MOST} are taken, since bcrypt would ignore the rest"
