@@ -25,7 +25,14 @@ def refusal(code: str, *, status: int = 200, message: str = "no", **headers: str
     return answer({"data": None, "errors": [error]}, status=status, **headers)
 
 
-ME = {"id": "1", "email": "a@b.example", "name": "A", "role": "USER", "createdAt": "2026-01-01T00:00:00.000Z"}
+ME = {
+    "id": "1",
+    "email": "a@b.example",
+    "name": "A",
+    "role": "USER",
+    "disabled": False,
+    "createdAt": "2026-01-01T00:00:00.000Z",
+}
 
 
 @dataclass

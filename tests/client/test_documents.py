@@ -13,6 +13,8 @@ DOCUMENTS = {name: text for name, text in vars(documents).items() if name.isuppe
 
 # A worker's protocol: taskmill.worker.remote speaks it, not the client.
 OF_WORKERS = {
+    "registerWorker",
+    "deregisterWorker",
     "claimTasks",
     "renewTasks",
     "completeTask",

@@ -1,4 +1,4 @@
-"""A Taskmill over HTTP, from Python: `Client`, and what it gives back."""
+"""A Taskmill over HTTP, from Python: `Client`, its sync form, and what they give back."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from taskmill.client.client import Client
 from taskmill.client.sync import SyncClient
 from taskmill.client.tasks import NewTask
 from taskmill.client.types import (
+    ApiKey,
+    Fire,
     Login,
+    NewKey,
+    NextFire,
+    Schedule,
+    ScheduleSummary,
     Task,
     TaskLog,
     TaskRun,
+    TaskState,
     TaskStats,
     TaskStatus,
     TaskSummary,
@@ -17,13 +24,20 @@ from taskmill.client.types import (
 )
 
 __all__ = [
+    "ApiKey",
     "Client",
+    "Fire",
     "Login",
+    "NewKey",
     "NewTask",
+    "NextFire",
+    "Schedule",
+    "ScheduleSummary",
     "SyncClient",
     "Task",
     "TaskLog",
     "TaskRun",
+    "TaskState",
     "TaskStats",
     "TaskStatus",
     "TaskSummary",

@@ -13,6 +13,7 @@ from typing import Self
 
 from taskmill.client.http import Http
 from taskmill.client.people import PeopleCalls
+from taskmill.client.schedules import ScheduleCalls
 from taskmill.client.tasks import TaskCalls
 from taskmill.client.watch import WatchCalls
 from taskmill.errors import ConfigError
@@ -20,7 +21,7 @@ from taskmill.errors import ConfigError
 URL_VARIABLE, KEY_VARIABLE = "TASKMILL_API_URL", "TASKMILL_API_KEY"
 
 
-class Client(TaskCalls, PeopleCalls, WatchCalls):
+class Client(TaskCalls, ScheduleCalls, PeopleCalls, WatchCalls):
     """Every query and mutation of an API. Use it from one event loop, and close it: `async with`, or `await close()`.
 
     Errors are those of taskmill.errors, by their code; the message is the API's. A call takes at most `timeout`

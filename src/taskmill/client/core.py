@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from taskmill.client.http import Http
-from taskmill.errors import BadUserInput, TaskmillError
+from taskmill.errors import BadUserInput, NotFound, TaskmillError
 from taskmill.model.state import Priority
 
 T = TypeVar("T")
+PAGE: Final = 100
+"""Things that are asked for at once."""
 
 
 class Calls:
@@ -21,7 +23,7 @@ class Calls:
     _http: Http
 
     async def _query(self, document: str, kind: type[T], **variables: Any) -> T:
-        return _only(await self._http.run(document, variables, repeat=True), kind)
+        return only(await self._http.run(document, variables, repeat=True), kind)
 
     async def _find(self, document: str, kind: type[T], **variables: Any) -> T | None:
         """As `_query`, for what may be null."""
@@ -30,10 +32,20 @@ class Calls:
 
     async def _mutate(self, document: str, kind: type[T], *, repeat: bool = False, **variables: Any) -> T:
         """`repeat`: done twice is as good as done once."""
-        return _only(await self._http.run(document, variables, repeat=repeat), kind)
+        return only(await self._http.run(document, variables, repeat=repeat), kind)
+
+    async def _walk(self, page: Callable[[str | None], Awaitable[list[T]]], size: int) -> AsyncIterator[T]:
+        """All items, page after page; each has an `id`."""
+        after: str | None = None
+        while items := await page(after):
+            for item in items:
+                yield item
+            if len(items) < size:
+                return
+            after = items[-1].id  # type: ignore[attr-defined]
 
 
-def _only(data: Mapping[str, Any], kind: type[T]) -> T:
+def only(data: Mapping[str, Any], kind: type[T]) -> T:
     """Every document asks for one root field."""
     [value] = data.values()
     return read(value, kind)
@@ -47,6 +59,13 @@ def read(value: Any, kind: type[T]) -> T:
         raise TaskmillError(
             f"the API answered what this version of the client cannot read: {error}"
         ) from None
+
+
+def there(found: T | None, what: str, id: str) -> T:
+    """NotFound when it is not."""
+    if found is None:
+        raise NotFound(f"there is no {what} {id}")
+    return found
 
 
 def given(**values: Any) -> dict[str, Any]:

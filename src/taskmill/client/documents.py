@@ -9,7 +9,7 @@ _SUMMARY: Final = (
     "completedAt cancelRequestedAt"
 )
 _TASK: Final = f"{_SUMMARY} description payload result"
-_USER: Final = "id email name role createdAt"
+_USER: Final = "id email name role createdAt disabled"
 _LOGIN: Final = f"accessToken user {{ {_USER} }}"
 
 # -- tasks -----------------------------------------------------------------------------------------------
@@ -54,3 +54,59 @@ TASK_UPDATED: Final = (
 LOGIN: Final = f"mutation Login($input: LoginInput!) {{ login(input: $input) {{ {_LOGIN} }} }}"
 REGISTER: Final = f"mutation Register($input: RegisterInput!) {{ register(input: $input) {{ {_LOGIN} }} }}"
 ME: Final = f"query Me {{ me {{ {_USER} }} }}"
+USERS: Final = (
+    f"query Users($limit: Int!, $after: ID) {{ users(limit: $limit, after: $after) {{ {_USER} }} }}"
+)
+SET_USER_ROLE: Final = (
+    f"mutation SetUserRole($id: ID!, $role: Role!) {{ setUserRole(id: $id, role: $role) {{ {_USER} }} }}"
+)
+DISABLE_USER: Final = f"mutation DisableUser($id: ID!) {{ disableUser(id: $id) {{ {_USER} }} }}"
+ENABLE_USER: Final = f"mutation EnableUser($id: ID!) {{ enableUser(id: $id) {{ {_USER} }} }}"
+CHANGE_PASSWORD: Final = (
+    "mutation ChangePassword($input: ChangePasswordInput!) "
+    f"{{ changePassword(input: $input) {{ {_LOGIN} }} }}"
+)
+LOGOUT_EVERYWHERE: Final = "mutation LogoutEverywhere { logoutEverywhere }"
+
+# -- keys ------------------------------------------------------------------------------------------------
+
+_KEY: Final = f"id name role queues prefix createdAt expiresAt lastUsedAt revokedAt user {{ {_USER} }}"
+CREATE_API_KEY: Final = (
+    "mutation CreateApiKey($input: CreateApiKeyInput!) "
+    f"{{ createApiKey(input: $input) {{ key apiKey {{ {_KEY} }} }} }}"
+)
+API_KEYS: Final = (
+    f"query ApiKeys($limit: Int!, $after: ID) {{ apiKeys(limit: $limit, after: $after) {{ {_KEY} }} }}"
+)
+REVOKE_API_KEY: Final = f"mutation RevokeApiKey($id: ID!) {{ revokeApiKey(id: $id) {{ {_KEY} }} }}"
+
+# -- schedules -------------------------------------------------------------------------------------------
+
+_PLAN: Final = (
+    "id name cron timezone type title description priority queue maxRetries misfire overlap enabled startsAt endsAt "
+    "nextFire lastFire waiting declaredBy createdAt updatedAt"
+)
+_SCHEDULE: Final = f"{_PLAN} payload lastTask {{ id status }}"
+CREATE_SCHEDULE: Final = (
+    "mutation CreateSchedule($input: CreateScheduleInput!) "
+    f"{{ createSchedule(input: $input) {{ {_SCHEDULE} }} }}"
+)
+UPDATE_SCHEDULE: Final = (
+    "mutation UpdateSchedule($id: ID!, $input: UpdateScheduleInput!) "
+    f"{{ updateSchedule(id: $id, input: $input) {{ {_SCHEDULE} }} }}"
+)
+DELETE_SCHEDULE: Final = f"mutation DeleteSchedule($id: ID!) {{ deleteSchedule(id: $id) {{ {_SCHEDULE} }} }}"
+PAUSE_SCHEDULE: Final = f"mutation PauseSchedule($id: ID!) {{ pauseSchedule(id: $id) {{ {_SCHEDULE} }} }}"
+RESUME_SCHEDULE: Final = f"mutation ResumeSchedule($id: ID!) {{ resumeSchedule(id: $id) {{ {_SCHEDULE} }} }}"
+RUN_SCHEDULE_NOW: Final = f"mutation RunScheduleNow($id: ID!) {{ runScheduleNow(id: $id) {{ {_TASK} }} }}"
+SCHEDULES: Final = (
+    f"query Schedules($limit: Int!, $after: ID) {{ schedules(limit: $limit, after: $after) {{ {_PLAN} }} }}"
+)
+SCHEDULE: Final = f"query Schedule($id: ID!) {{ schedule(id: $id) {{ {_SCHEDULE} }} }}"
+NEXT_FIRES: Final = (
+    "query NextFires($id: ID!, $n: Int!) { schedule(id: $id) { nextFires(n: $n) { at local note } } }"
+)
+HISTORY: Final = (
+    "query History($id: ID!, $limit: Int!) "
+    "{ schedule(id: $id) { history(limit: $limit) { nominalAt at outcome taskId } } }"
+)

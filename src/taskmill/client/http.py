@@ -51,8 +51,10 @@ class Http:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def run(self, document: str, variables: Mapping[str, Any], *, repeat: bool) -> dict[str, Any]:
-        """The data of the operation. `repeat`: running it twice is the same as once."""
+    async def run(
+        self, document: str, variables: Mapping[str, Any], *, repeat: bool, signed: bool = True
+    ) -> dict[str, Any]:
+        """The data of the operation. `repeat`: running it twice is the same as once. `signed`: with the token."""
         body = _encode({"query": document, "variables": variables})
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeout
@@ -60,7 +62,7 @@ class Http:
         while True:
             tries += 1
             try:
-                return await self._once(body, deadline)
+                return await self._once(body, deadline, self.token if signed else None)
             except _Again as again:
                 if again.sent and not repeat:
                     raise again.in_doubt() from None
@@ -69,10 +71,10 @@ class Http:
                     raise again.error from None
                 await asyncio.sleep(wait)
 
-    async def _once(self, body: bytes, deadline: float) -> dict[str, Any]:
+    async def _once(self, body: bytes, deadline: float, token: str | None) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         try:
             async with asyncio.timeout_at(deadline):
                 response = await self._client.post(self.endpoint, content=body, headers=headers)

@@ -6,24 +6,19 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from taskmill.client import documents
-from taskmill.client.core import Calls, given, priority_name, time_text
+from taskmill.client.core import PAGE, Calls, given, priority_name, there, time_text
 from taskmill.client.types import Task, TaskLog, TaskRun, TaskStats, TaskStatus, TaskSummary
-from taskmill.errors import NotFound
+from taskmill.errors import TaskCancelled, TaskFailed
 from taskmill.model.state import Priority
 
-PAGE: Final = 100
-"""Tasks or lines that are asked for at once."""
 POLL_LEAST, POLL_MOST, POLL_SHARE = 0.05, 2.0, 0.1
 """Seconds between two looks of `wait`: a share of the time that it took so far."""
-
-
-T = TypeVar("T")
 
 
 class NewTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,12 +161,12 @@ class TaskCalls(Calls):
     async def logs(self, id: str, *, limit: int = PAGE, after: str | None = None) -> list[TaskLog]:
         """What its runs logged, oldest first, at most 100 lines from the one after `after` on. NotFound."""
         found = await self._find(documents.LOGS, _Logs, id=id, limit=limit, after=after)
-        return _there(found, id).logs
+        return there(found, "task", id).logs
 
     async def runs(self, id: str, *, limit: int = 20) -> list[TaskRun]:
         """Its runs, newest first. NotFound."""
         found = await self._find(documents.RUNS, _Runs, id=id, limit=limit)
-        return _there(found, id).runs
+        return there(found, "task", id).runs
 
     async def stats(self) -> TaskStats:
         """How many tasks are in each state: the caller's, all for an ADMIN."""
@@ -187,12 +182,22 @@ class TaskCalls(Calls):
         async with asyncio.timeout(timeout):
             while True:
                 found = await self._find(documents.STATUS, _Status, id=id)
-                if _there(found, id).status.final:
-                    task = _there(await self.task(id), id)
+                if there(found, "task", id).status.final:
+                    task = there(await self.task(id), "task", id)
                     if task.status.final:  # a retry may have come in between
                         return task
                 pause = min(POLL_MOST, max(POLL_LEAST, POLL_SHARE * (loop.time() - start)))
                 await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+
+    async def result(self, id: str, timeout: float | None = 60.0) -> Any:
+        """What the handler returned, when the task has COMPLETED. TaskFailed or TaskCancelled when it ended otherwise;
+        else as `wait`."""
+        task = await self.wait(id, timeout)
+        if task.status is TaskStatus.CANCELLED:
+            raise TaskCancelled(f"task {id} was cancelled", id=id)
+        if task.status is TaskStatus.FAILED:
+            raise TaskFailed(f"task {id} failed: {task.error or 'no reason was kept'}", id=id)
+        return task.result
 
 
 class _Status(msgspec.Struct):
@@ -205,9 +210,3 @@ class _Logs(msgspec.Struct):
 
 class _Runs(msgspec.Struct):
     runs: list[TaskRun]
-
-
-def _there(found: T | None, id: str) -> T:
-    if found is None:
-        raise NotFound(f"there is no task {id}")
-    return found

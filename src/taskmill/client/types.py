@@ -94,6 +94,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     name: str
     role: RoleName
     created_at: datetime
+    disabled: bool
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -104,3 +105,92 @@ class Login(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     def __repr__(self) -> str:
         return f"Login(user={self.user!r})"  # the token must not reach a log by accident
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    id: str
+    name: str
+    role: RoleName
+    queues: list[str] | None
+    """The only ones it may use; None: all."""
+    prefix: str
+    """How the key begins."""
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    """To the minute."""
+    revoked_at: datetime | None
+    user: User | None
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A key as it is shown once. `key` is the secret."""
+
+    key: str
+    api_key: ApiKey
+
+    def __repr__(self) -> str:
+        return f"NewKey(api_key={self.api_key!r})"  # the secret must not reach a log by accident
+
+
+MisfireName: TypeAlias = Literal["SKIP", "ONCE", "ALL"]
+OverlapName: TypeAlias = Literal["ALLOW", "SKIP", "QUEUE", "CANCEL_RUNNING"]
+
+
+class ScheduleSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A schedule without what its tasks carry: `Schedule` has it too."""
+
+    id: str
+    name: str
+    cron: str
+    timezone: str
+    type: str | None
+    title: str
+    description: str | None
+    priority: PriorityName
+    queue: str
+    max_retries: int | None
+    misfire: MisfireName
+    overlap: OverlapName
+    enabled: bool
+    starts_at: datetime | None
+    ends_at: datetime | None
+    next_fire: datetime | None
+    """None: paused, or it never fires again."""
+    last_fire: datetime | None
+    waiting: int
+    """Fires that wait for their turn (overlap QUEUE)."""
+    declared_by: str | None
+    """The app that declares it: its next sync undoes changes."""
+    created_at: datetime
+    updated_at: datetime
+
+
+class Schedule(ScheduleSummary, frozen=True, kw_only=True, rename="camel"):
+    payload: Any
+    last_task: TaskState | None
+    """The task that it made last; None when there is none, or no longer."""
+
+
+class TaskState(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    id: str
+    status: TaskStatus
+
+
+class NextFire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    at: datetime
+    local: str
+    """The same in the schedule's zone, with its offset."""
+    note: str | None
+    """What a change of the clocks does to it, in words."""
+
+
+class Fire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A time at which a schedule fired."""
+
+    nominal_at: datetime
+    at: datetime
+    """When it was seen to."""
+    outcome: str
+    """SUBMITTED, RUN_NOW, MISSED, OVERLAPPED, WAITING or REFUSED."""
+    task_id: str | None
