@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a MySQL or MariaDB server that cuts the connection around a COMMIT.
+"""TCP proxies in front of a MySQL or MariaDB server: `Proxy` cuts the connection around a COMMIT, `Cable` in silence.
 
 It reads packets (3 bytes of length, one of sequence), so that it knows a COMMIT from a payload that holds the word, and
 cuts between two packets.
@@ -7,6 +7,7 @@ cuts between two packets.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
@@ -122,3 +123,83 @@ async def proxied(url: str) -> AsyncIterator[tuple[str, Proxy]]:
             task.cancel()
         if connections:
             await asyncio.wait(connections)
+
+
+class Cable:
+    """A way to a server that can be cut in silence: connections stay open, nothing arrives, nobody is told.
+
+    What the client closes meanwhile is closed towards the server too, as its keepalive would find out in time: else the
+    locks of an open transaction stayed. In a thread of its own, so that it goes on while a test blocks its loop.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._server = parts.hostname or "127.0.0.1", parts.port or 3306
+        self._loop = asyncio.new_event_loop()
+        self._whole = asyncio.Event()
+        self._whole.set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        listening = asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._listener = asyncio.run_coroutine_threadsafe(listening, self._loop).result(10)
+        port = self._listener.sockets[0].getsockname()[1]
+        where = parts.netloc.rpartition("@")[0]
+        self.url = urlunsplit(parts._replace(netloc=f"{where}@127.0.0.1:{port}"))
+
+    def cut(self) -> None:
+        self._loop.call_soon_threadsafe(self._whole.clear)
+
+    def mend(self) -> None:
+        self._loop.call_soon_threadsafe(self._whole.set)
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._listener.close()
+        for connection in self._connections:
+            connection.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        out: asyncio.StreamWriter | None = None
+        try:
+            await self._whole.wait()
+            upstream, out = await asyncio.open_connection(*self._server)
+            ways = [asyncio.create_task(self._pump(*way)) for way in ((reader, out), (upstream, writer))]
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.wait(ways)
+        except (OSError, asyncio.CancelledError):
+            return  # the test is over, or one of the two ends is gone
+        finally:
+            self._connections.discard(task)
+            for side in (writer, out):
+                if side is not None:
+                    side.transport.abort()
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        """Until the source has ended. What comes while the cable is cut waits here."""
+        held = bytearray()
+        with suppress(ConnectionError):
+            while True:
+                with suppress(TimeoutError):
+                    data = await asyncio.wait_for(source.read(65536), 0.05 if held else None)
+                    if not data:
+                        return
+                    held += data
+                if held and self._whole.is_set():
+                    target.write(bytes(held))
+                    held.clear()
+                    await target.drain()

@@ -292,6 +292,10 @@ class RedisServer:
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
+    def running(self) -> bool:
+        return self._child is not None
+
+    @property
     def pid(self) -> int:
         assert self._child is not None, "the server is not running"
         return self._child.pid

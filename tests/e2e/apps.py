@@ -59,6 +59,15 @@ async def just_note(ctx: Context, payload: dict[str, Any]) -> dict[str, Any]:
     return {"n": payload.get("n")}
 
 
+@app.task("BLOCK")
+def block(ctx: Context, payload: dict[str, Any]) -> None:
+    """A plain function, which nothing stops but the end of its process: it waits for the file `gate`."""
+    note(ctx, "start")
+    while not gate(payload["gate"]):
+        time.sleep(0.01)
+    note(ctx, "end")
+
+
 @app.task("FAIL_ONCE")
 async def fail_once(ctx: Context, payload: dict[str, Any]) -> None:
     note(ctx, "start")

@@ -29,7 +29,7 @@ PASSWORD = "a password for tests"
 LIVE = ("pending", "queued", "processing")
 SERVING = ("up", "api")
 BATCH = 500
-LEASE = 2.0
+LEASE = 2.5
 """Seconds: short, and long enough that a busy machine does not lose one by itself."""
 
 
