@@ -10,8 +10,8 @@ report = await task.wait(timeout=60)
 """
 
 from taskmill.app.context import Cancelled, Context, RunPort
-from taskmill.app.handler import Call, Handler
+from taskmill.app.handler import Call, Handler, submit_in
 from taskmill.app.registry import Taskmill
 from taskmill.app.submitted import Submitted
 
-__all__ = ["Call", "Cancelled", "Context", "Handler", "RunPort", "Submitted", "Taskmill"]
+__all__ = ["Call", "Cancelled", "Context", "Handler", "RunPort", "Submitted", "Taskmill", "submit_in"]

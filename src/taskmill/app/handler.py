@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib import import_module
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from taskmill.app import link
 from taskmill.app.context import TIMEOUT_LIMIT, current_run
@@ -28,6 +28,18 @@ Errors = tuple[type[BaseException], ...]
 
 MANY: Final = 1000
 """Tasks of one `submit_many`."""
+
+
+class Transaction(Protocol):
+    """A SQLAlchemy Connection or Session, known by its form: this package does not import SQLAlchemy."""
+
+    def rollback(self) -> None: ...
+
+
+class AsyncTransaction(Protocol):
+    """An AsyncConnection or AsyncSession."""
+
+    def rollback(self) -> Coroutine[Any, Any, None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +102,20 @@ class Call(Generic[P, T]):
         link.refuse_on_loop("handler.submit(...)")
         return self.submitted(run.hand_over(task).result())
 
+    @overload
+    def submit_in(
+        self, connection: AsyncTransaction, *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[Submitted[T]]: ...
+    @overload
+    def submit_in(self, connection: Transaction, *args: P.args, **kwargs: P.kwargs) -> Submitted[T]: ...
     def submit_in(self, connection: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Submits within the caller's own transaction, on the database that is Taskmill's record too (MySQL, MariaDB):
         the task is there when that transaction commits, and never was when it rolls back.
 
         `connection`: a SQLAlchemy Connection or Session, then a `Submitted` comes back; or an AsyncConnection or
-        AsyncSession, then an awaitable of it. Needs the tables and the service user, no connection of Taskmill's own.
+        AsyncSession, then an awaitable of it. Taskmill opens no connection of its own. Workers see the task a second or so
+        after the commit, when a scheduler has found it.
+        ConfigError, StartError: such a connection, or its database, cannot do it.
         """
         task = self._draft(self._params.dump(args, kwargs))
         insert = import_module("taskmill.submitting").submit_in  # by its name: it is above, and few need it
@@ -194,3 +214,16 @@ def checked_errors(name: str, value: object) -> Errors | None:
     if not all(isinstance(item, type) and issubclass(item, BaseException) for item in classes):
         raise ConfigError(f"{name}: retry_on={value!r}: a tuple of exception classes")
     return tuple(classes)
+
+
+@overload
+def submit_in(
+    connection: AsyncTransaction, handler: Call[P, T], *args: P.args, **kwargs: P.kwargs
+) -> Awaitable[Submitted[T]]: ...
+@overload
+def submit_in(
+    connection: Transaction, handler: Call[P, T], *args: P.args, **kwargs: P.kwargs
+) -> Submitted[T]: ...
+def submit_in(connection: Any, handler: Call[P, T], *args: P.args, **kwargs: P.kwargs) -> Any:
+    """`handler.submit_in(connection, ...)`, as a function."""
+    return handler.submit_in(connection, *args, **kwargs)

@@ -69,6 +69,10 @@ class Taskmill:
         are closed by themselves when the loop ends as `asyncio.run` ends it."""
         await link.close()
 
+    def close_sync(self) -> None:
+        """`close` for the thread through which `submit_sync` goes. A process that ends does it by itself."""
+        link.blocking(link.close, "app.close()")
+
     @overload
     def task(
         self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, T]], /
