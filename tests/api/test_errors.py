@@ -309,6 +309,22 @@ def test_port_is_taken() -> None:
     bind("127.0.0.1", port).close()
 
 
+async def test_answers_at_once() -> None:
+    """A connection sends what is written without waiting for more of it."""
+    seen: list[int] = []
+
+    async def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    listener = bind("127.0.0.1", 0)
+    async with await asyncio.start_server(accepted, sock=listener):
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        await reader.read()
+        writer.close()
+    assert seen[0] != 0
+
+
 def test_address_of_another_machine() -> None:
     """Another port would not help: the settings are named."""
     with pytest.raises(StartError, match="see TASKMILL_HOST and PORT"):
