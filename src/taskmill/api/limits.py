@@ -173,7 +173,7 @@ class Window:
             wait = before_left - (amount - count) * length / before if before else 0.0
         else:
             wait = left - amount * length / count  # `left`: of this window and the next, in which it sinks
-        return min(max(wait, 0.1), 2.0 * length)
+        return min(max(wait, 0.0) + 0.01, 2.0 * length)  # at that very moment it is not yet below the limit
 
 
 class Strikes:
@@ -254,13 +254,12 @@ class Limiter:
 
     async def call(self, session: Session | None, peer: str) -> None:
         """One operation of whoever asks. RateLimited."""
-        key = getattr(session, "key", None)
         if session is None:
             if self._peers is not None:
                 await self._peers.take(peer)
-        elif key is not None:
+        elif session.key is not None:
             if self._keys is not None:
-                await self._keys.take(key.id.hex())
+                await self._keys.take(session.key.id.hex())
         elif self._users is not None:
             await self._users.take(session.user.id.hex())
 
