@@ -3,6 +3,7 @@
     up         record + index + API + scheduler + worker, one process, one command
     api        record + index + API
     worker     record + index + worker (its handlers run in runner children)
+    remote     worker alone: the API of a Taskmill elsewhere, over HTTP, is all that it needs
     scheduler  record + index + scheduler
 
 Start: lock the record, bind the ports, then start anything. Stop: in reverse, each part when the one after it has
@@ -16,6 +17,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -90,14 +92,30 @@ async def worker(settings: Settings) -> int:
         parts = Parts(settings, stack, db)
         valkey = await parts.open()
         supervisor = await parts.worker()
-        probes = await parts.probe_server(
-            lambda: None if supervisor.ready.is_set() else "the app is being loaded"
-        )
+        probes = await parts.probe_server(lambda: _loading(supervisor))
         log.info(
             "worker", queues=settings.queues, slots=settings.concurrency, database=db.kind, index=parts.where
         )
         services: list[Service] = [*([valkey] if valkey else []), *probes, supervisor]
         return await run_services(services, grace=supervisor.longest_stop)
+
+
+async def remote_worker(settings: Settings) -> int:
+    """A worker without record and index, until a signal: its tasks come from an API elsewhere."""
+    from taskmill.worker.remote import RemoteSource
+    from taskmill.worker.supervisor import Supervisor
+
+    remote, options = settings.remote_options(), settings.worker_options()
+    probes, rng = Probes(), Random()
+    os.environ.update(settings.handler_options().environment())  # runners inherit it
+    async with AsyncExitStack() as stack:
+        source = RemoteSource(remote, rng=rng)
+        stack.push_async_callback(source.disconnect)
+        options = replace(options, lease=await source.connect())
+        supervisor = Supervisor(source, options, rng=rng, probes=probes)
+        servers = await _probe_server(settings, probes, lambda: _loading(supervisor))
+        log.info("remote worker", queues=settings.queues, slots=settings.concurrency, api=remote.url)
+        return await run_services([*servers, supervisor], grace=supervisor.longest_stop)
 
 
 async def scheduler(settings: Settings) -> int:
@@ -228,12 +246,22 @@ class Parts:
         return Scheduler(self.mill, self.settings.upkeep_options())
 
     async def probe_server(self, ready: Callable[[], str | None]) -> list[ProbeServer]:
-        """The small server of /metrics, /live and /ready; none when its port is 0."""
-        if self.settings.metrics_port == 0:
-            return []
-        server = ProbeServer(self.probes, self.settings.metrics_host, self.settings.metrics_port, ready)
-        await server.bind()
-        return [server]
+        return await _probe_server(self.settings, self.probes, ready)
+
+
+async def _probe_server(
+    settings: Settings, probes: Probes, ready: Callable[[], str | None]
+) -> list[ProbeServer]:
+    """The small server of /metrics, /live and /ready; none when its port is 0."""
+    if settings.metrics_port == 0:
+        return []
+    server = ProbeServer(probes, settings.metrics_host, settings.metrics_port, ready)
+    await server.bind()
+    return [server]
+
+
+def _loading(worker: Supervisor) -> str | None:
+    return None if worker.ready.is_set() else "the app is being loaded"
 
 
 async def open_record(settings: Settings, stack: AsyncExitStack, *, migrate: bool) -> Database:

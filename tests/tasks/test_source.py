@@ -73,7 +73,7 @@ async def test_a_worker_has_a_row_while_it_lives(world: World) -> None:
     [row] = await world.table(schema.workers)
     assert (row.boot_id, row.name, row.slots) == (source.boot_id, "w1", 7)
     assert (row.queues, row.types) == ('["default", "mail"]', '["ONCE", "T", ""]')
-    [made] = await source.submit([new()])
+    [made] = await source.submit([new()], (b"", 0))
     assert (await world.row(made)).title == "t"
     await source.close()
 

@@ -198,7 +198,7 @@ class FakeSource:
         self._reach("log")
         self.lines.extend(lines)
 
-    async def submit(self, tasks: Sequence[NewTask]) -> list[bytes]:
+    async def submit(self, tasks: Sequence[NewTask], run: tuple[bytes, int]) -> list[bytes]:
         self._reach("submit")
         self.submitted.extend(tasks)
         return [new_id() for _ in tasks]

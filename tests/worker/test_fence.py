@@ -83,9 +83,9 @@ class HalfOpen(FakeSource):
         await self.answers.wait()
         return await super().claim(n, suspects=suspects, wait=wait)
 
-    async def submit(self, tasks: Sequence[NewTask]) -> list[bytes]:
+    async def submit(self, tasks: Sequence[NewTask], run: tuple[bytes, int]) -> list[bytes]:
         await self.answers.wait()
-        return await super().submit(tasks)
+        return await super().submit(tasks, run)
 
 
 def runs(worker: Worker) -> list[Run]:

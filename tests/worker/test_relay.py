@@ -90,7 +90,7 @@ async def test_a_submit_that_fails_in_any_way_is_an_error_in_the_handler(
         """
     )
 
-    async def failing(tasks: Sequence[NewTask]) -> Any:
+    async def failing(tasks: Sequence[NewTask], run: tuple[bytes, int]) -> Any:
         raise error
 
     source.submit = failing  # type: ignore[method-assign]

@@ -7,7 +7,7 @@ is kept here is bounded, and losing it costs a moment: bells, reservations, the 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar
@@ -32,6 +32,7 @@ from taskmill.model.task import (
 from taskmill.runtime.batcher import Batcher
 from taskmill.runtime.loop import wait_for_event
 from taskmill.tasks import workers
+from taskmill.tasks.cancel import read_signal
 from taskmill.tasks.claim import Note
 from taskmill.tasks.log import LogWriter
 from taskmill.tasks.mill import Mill
@@ -127,6 +128,7 @@ class Desk:
         self._seen: Recent[bytes, tuple[float, Who]] = Recent()
         self._progress: Recent[tuple[bytes, int], tuple[float, float | None]] = Recent()
         self._lines: Recent[tuple[bytes, int], int] = Recent()
+        self._listening: Counter[bytes] = Counter()
         self._logged: Recent[bytes, int] = Recent(2000)
         self._submits: Recent[bytes, list[bytes]] = Recent(2000)
 
@@ -163,9 +165,11 @@ class Desk:
         suspects: int,
         wait: float,
         op: bytes,
+        again: bool,
         connected: Callable[[], Awaitable[bool]],
     ) -> list[Claimed]:
         """Up to n tasks, as soon as there are any; [] after `wait` seconds. The same `op` again brings the same tasks.
+        `again`: these only, and nothing new.
 
         `connected`: whether the caller still is there. One that is gone gets nothing: its tasks would wait for a lease.
         A newer claim of the same worker ends one that waits: its caller does not, or would not have sent another.
@@ -178,8 +182,8 @@ class Desk:
             async with post.lock:
                 waiter = await self._waiter(post, who)
                 before = await self._before(who, op)
-                if before is not None:
-                    return before
+                if before is not None or again:
+                    return before or []
                 claimed = await waiter.claim(
                     n, suspects=suspects, wait=wait, note=Note(op), wanted=lambda: self._wanted(connected)
                 )
@@ -289,6 +293,29 @@ class Desk:
             await settle_batch(self._mill, [(c, released) for c in claimed], who.name, patience=PATIENCE)
         except Unavailable as error:
             log.warning("desk.not_given_back", tasks=len(claimed), error=error.message)
+
+    async def cancels(
+        self, worker: bytes, owner: bytes, *, wait: float, connected: Callable[[], Awaitable[bool]]
+    ) -> list[tuple[bytes, int]]:
+        """Cancel signals, (id, fence) each, as soon as there is one; [] after `wait` seconds."""
+        if self._listening[owner] >= POSTS_OF_ONE:
+            raise Conflict(f"{POSTS_OF_ONE} workers listen for cancels here already.")
+        self._listening[owner] += 1
+        until = boottime() + wait
+        try:
+            async with self._mill.bell.listen(f"worker:{worker.hex()}") as bell:
+                while await self._wanted(connected):
+                    left = until - boottime()
+                    signal = read_signal(await bell.wait(min(max(left, 0.0), 1.0)) or b"")
+                    if signal is not None:
+                        return [signal]
+                    if left <= 0:
+                        break
+        finally:
+            self._listening[owner] -= 1
+            if not self._listening[owner]:
+                del self._listening[owner]
+        return []
 
     # ---- what a worker writes --------------------------------------------------------------------------------------
 

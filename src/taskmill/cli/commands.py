@@ -97,7 +97,7 @@ def api(*, host: Text = None, port: Text = None) -> Running:
 
 
 @app.command
-def worker(
+def worker(  # noqa: PLR0913 (its options)
     *,
     app: Text = None,
     reload: Flag = False,
@@ -106,8 +106,13 @@ def worker(
     queues: Text = None,
     name: Text = None,
     metrics_port: Text = None,
+    api_url: Text = None,
+    api_key: Text = None,
 ) -> int | Running:
     """A worker: claims tasks and runs handlers. Any number of them may run.
+
+    With --api-url (or with TASKMILL_API_URL and no DATABASE_URL) it needs neither database nor Redis: all that it asks
+    for, it asks the API of a Taskmill elsewhere.
 
     Parameters
     ----------
@@ -125,14 +130,20 @@ def worker(
         Its name, shown with its runs (TASKMILL_WORKER_NAME).
     metrics_port
         Port of /metrics, /live and /ready (TASKMILL_METRICS_PORT).
+    api_url
+        The API to get tasks from (TASKMILL_API_URL).
+    api_key
+        A key of it, of the role WORKER (TASKMILL_API_KEY). Others on this machine can read options: the variable is better.
     """
     flags = {"app": app, "concurrency": concurrency, "processes": processes, "queues": queues}
-    settings = _service(**flags, worker_name=name, metrics_port=metrics_port)
+    flags |= {"worker_name": name, "metrics_port": metrics_port, "api_url": api_url, "api_key": api_key}
+    settings = _service(**flags)
     if reload:
         return _watch(settings)
     from taskmill import compose
 
-    return _until_stopped(compose.worker(settings))
+    remote = api_url is not None or settings.remote
+    return _until_stopped(compose.remote_worker(settings) if remote else compose.worker(settings))
 
 
 @app.command

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from taskmill.errors import ConfigError
 from taskmill.runtime import forms
 from taskmill.runtime.secret import SECRET_MINIMUM, kept_secret
-from taskmill.settings.fields import A_SECRET
+from taskmill.settings.fields import A_KEY, A_SECRET, AN_API
 from taskmill.settings.model import ENV_FILE, Model, flag_name, setting_names
 
 if TYPE_CHECKING:  # each process imports the layers that it runs, and no others
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # each process imports the layers that it runs, and no others
     from taskmill.tasks.mill import TaskOptions
     from taskmill.upkeep.options import UpkeepOptions
     from taskmill.worker.options import WorkerOptions
+    from taskmill.worker.remote import RemoteOptions
 
 __all__ = ["DEVELOPMENT_APP", "ENV_FILE", "SECRET_FILE", "Settings", "flag_name", "setting_names"]
 
@@ -169,6 +170,29 @@ class Settings(Model):
             name=self.worker_name,
             log_format=self.log_format,
             log_level=self.log_level.upper(),
+        )
+
+    @property
+    def remote(self) -> bool:
+        """Whether a worker gets its tasks from an API: one is named, and no record."""
+        return self.api_url is not None and self.database is None
+
+    def remote_options(self) -> RemoteOptions:
+        """ConfigError without the URL of an API, or without a key for it."""
+        from taskmill import __version__
+        from taskmill.worker.remote import RemoteOptions
+
+        if self.api_url is None:
+            raise ConfigError(f"TASKMILL_API_URL: expected {AN_API}; it is not set")
+        if self.api_key is None:
+            raise ConfigError(f"TASKMILL_API_KEY: expected {A_KEY}, since TASKMILL_API_URL is set")
+        return RemoteOptions(
+            url=self.api_url,
+            key=self.api_key,
+            queues=self.queues,
+            slots=self.concurrency,
+            name=self.worker_name,
+            version=__version__,
         )
 
     def handler_options(self) -> HandlerOptions:

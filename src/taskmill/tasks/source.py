@@ -96,7 +96,7 @@ class LocalSource:
     async def log(self, lines: Sequence[LogLine]) -> None:
         await self._logs.write(lines)
 
-    async def submit(self, tasks: Sequence[NewTask]) -> list[bytes]:
+    async def submit(self, tasks: Sequence[NewTask], run: tuple[bytes, int]) -> list[bytes]:
         return [row.id for row in await self._submitter.submit(tasks)]
 
     async def cancels(self) -> list[tuple[bytes, int]]:

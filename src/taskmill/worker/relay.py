@@ -132,7 +132,7 @@ class Relay:
         try:
             if self._over(run):
                 raise Unavailable("The run has lost its lease: it submits nothing more.")
-            ids = await asyncio.wait_for(self._source.submit([task]), 30.0)
+            ids = await asyncio.wait_for(self._source.submit([task], run.lease), 30.0)
             answer = messages.Answer(message.call, id_text(ids[0]))
         except TaskmillError as error:
             answer = messages.Answer(message.call, code=error.code, message=error.message)

@@ -9,7 +9,7 @@ from taskmill.model.task import Claimed, LogLine, NewTask, Outcome, Registry, Re
 
 
 class Source(Protocol):
-    """SQL and Redis (`tasks/source.py`); later HTTP for remote workers. Every call may raise `Unavailable`."""
+    """SQL and Redis (`tasks/source.py`), or the API over HTTP (`remote.py`). Every call may raise `Unavailable`."""
 
     async def start(self, registry: Registry) -> None:
         """Registers the worker: it is seen as live from here on."""
@@ -38,8 +38,8 @@ class Source(Protocol):
     async def log(self, lines: Sequence[LogLine]) -> None:
         """Hands lines over. Bounded: drops and counts when full, and never waits long."""
 
-    async def submit(self, tasks: Sequence[NewTask]) -> list[bytes]:
-        """Records new tasks, all or none; their ids."""
+    async def submit(self, tasks: Sequence[NewTask], run: tuple[bytes, int]) -> list[bytes]:
+        """Records new tasks, all or none; their ids. `run`: which one submits them, as (id, fence)."""
 
     async def cancels(self) -> list[tuple[bytes, int]]:
         """Waits for cancel signals: (id, fence) each. A hint, `renew` tells them anyway."""

@@ -20,11 +20,11 @@ from taskmill.api.schema.schedule_write import ScheduleMutations
 from taskmill.api.schema.task import TaskQueries
 from taskmill.api.schema.task_write import TaskMutations
 from taskmill.api.schema.user import UserMutations, UserQueries
-from taskmill.api.schema.work import WorkMutations
+from taskmill.api.schema.work import WorkMutations, WorkQueries
 
 
 @strawberry.type
-class Query(TaskQueries, UserQueries, PeopleQueries, KeyQueries, ScheduleQueries):
+class Query(TaskQueries, UserQueries, PeopleQueries, KeyQueries, ScheduleQueries, WorkQueries):
     pass
 
 

@@ -45,6 +45,7 @@ from taskmill.api.schema.work_input import (
 from taskmill.api.users import Role
 from taskmill.api.work import NOT_YOURS
 from taskmill.errors import BadUserInput, Conflict, PayloadTooLarge, Stale
+from taskmill.model.clock import boottime
 from taskmill.model.ids import id_text
 from taskmill.model.state import Priority
 from taskmill.model.task import Claimed, NewTask
@@ -101,7 +102,9 @@ class ClaimedTask:
     suspect: bool = strawberry.field(
         description="A process that ran it died. Run it alone in its process: only then its death says something."
     )
-    lease_seconds: float = strawberry.field(description="From when the request was sent.")
+    lease_seconds: float = strawberry.field(
+        description="How long the lease holds. It began when the request was sent plus waitedSeconds, or later."
+    )
 
     @classmethod
     def of(cls, run: Claimed, context: Context) -> Self:
@@ -125,6 +128,7 @@ class ClaimedTask:
 @strawberry.type
 class ClaimTasksPayload:
     tasks: list[ClaimedTask]
+    waited_seconds: float = strawberry.field(description="How long the request waited here until it claimed.")
 
 
 @open_to(*WORKERS)
@@ -153,6 +157,31 @@ class SettledRun:
     state: SettleState
 
 
+@open_to(*WORKERS)
+@strawberry.type(description="A run that somebody wants stopped.")
+class CancelSignal:
+    id: strawberry.ID
+    fence: int
+
+
+@strawberry.type
+class WorkQueries:
+    @strawberry.field(
+        description="Waits for cancels of this worker's runs and tells them at once. A hint: one may be missed, and "
+        "renewTasks tells them all.",
+        metadata={**allow(*WORKERS), "wait": float(WAIT_MOST)},
+    )
+    async def cancel_signals(
+        self, info: Info, worker: strawberry.ID, wait_seconds: float = 0.0
+    ) -> list[CancelSignal]:
+        id_, owner = worker_of(info, worker)
+        if not 0 <= wait_seconds <= WAIT_MOST:
+            raise BadUserInput(f"waitSeconds: 0 to {WAIT_MOST} is expected")
+        desk, connected = info.context.services.desk, _connected(info.context)
+        signals = await desk.cancels(id_, owner, wait=wait_seconds, connected=connected)
+        return [CancelSignal(id=strawberry.ID(id_text(task)), fence=fence) for task, fence in signals]
+
+
 @strawberry.type
 class WorkMutations:
     @strawberry.mutation(
@@ -168,15 +197,21 @@ class WorkMutations:
             raise BadUserInput(f"waitSeconds: 0 to {WAIT_MOST} is expected")
         if not 0 <= input.suspects <= CLAIM_MOST:
             raise BadUserInput(f"suspects: 0 to {CLAIM_MOST} is expected")
+        began = boottime()
         claimed = await context.services.desk.claim(
             who,
             input.max,
             suspects=input.suspects,
             wait=input.wait_seconds,
             op=operation_of(who.id, input.operation_id, "claim"),
+            again=input.again,
             connected=_connected(context),
         )
-        return ClaimTasksPayload(tasks=[ClaimedTask.of(run, context) for run in claimed])
+        lease = context.services.mill.options.lease
+        waited = min((run.deadline for run in claimed), default=boottime() + lease) - lease - began
+        return ClaimTasksPayload(
+            tasks=[ClaimedTask.of(run, context) for run in claimed], waited_seconds=max(waited, 0.0)
+        )
 
     @strawberry.mutation(
         description="Makes the worker known before its first claim, and says how long leases hold. Not needed to claim.",

@@ -107,6 +107,10 @@ class ClaimTasksInput:
     operation_id: str | None = strawberry.field(
         default=None, description=OPERATION + " The tasks that it brought come again."
     )
+    again: bool = strawberry.field(
+        default=False,
+        description="Only what this operation has claimed already: for a worker that wants its waiting claim back.",
+    )
     host: str = ""
     slots: int = strawberry.field(default=1, description="Tasks that it runs at a time; only shown.")
     version: str = ""
