@@ -120,7 +120,7 @@ WRONG: list[tuple[Any, Any, str]] = [
 
 @pytest.mark.parametrize(("annotation", "value", "text"), WRONG, ids=[w[2][:40] for w in WRONG])
 def test_what_is_wrong_is_said_by_name(annotation: Any, value: Any, text: str) -> None:
-    """At the submit and at the run the same; a value is never shown, it may be a secret."""
+    """At the submit and at the run the same."""
     params = params_for(annotation)
     for check in (lambda: params.dump((), {"value": value}), lambda: params.load({"value": value})):
         with pytest.raises(InvalidPayload) as caught:

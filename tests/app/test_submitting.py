@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import make_url
 
 from taskmill import Context, Taskmill
+from taskmill.app.context import entered
 from taskmill.client.port import ClientPort
 from taskmill.errors import (
     ConfigError,
@@ -25,6 +26,7 @@ from taskmill.model.state import Priority, Status
 from taskmill.model.task import Ended, Outcome
 from taskmill.sql import schema
 from taskmill.tasks.producer import Producer
+from tests.app.test_context import Port as RunPort
 from tests.support import free_port
 from tests.tasks.kit import World
 from tests.tasks.kit import world as world  # noqa: PLC0414
@@ -52,6 +54,14 @@ def test_nothing_set_says_both_ways() -> None:
     """A ConfigError at the submit, in one line."""
     with pytest.raises(ConfigError, match=r"TASKMILL_API_URL and TASKMILL_API_KEY .* or DATABASE_URL"):
         add.submit_sync(1, 2)
+
+
+async def test_in_a_handler_only_the_submit_needs_no_setting() -> None:
+    """Its worker takes tasks and answers no questions: who waits for another task there needs a way of its own."""
+    with entered(Context(RunPort(), new_id(), 1, 1)):
+        task = await add.submit(1, 2)
+        with pytest.raises(ConfigError, match=r"to wait for a task, .* set TASKMILL_API_URL"):
+            await task.wait(timeout=5)
 
 
 def test_a_sqlite_file_has_one_owner(monkeypatch: pytest.MonkeyPatch) -> None:

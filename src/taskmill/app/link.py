@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from taskmill.app.context import current_run
+from taskmill.errors import ConfigError
 from taskmill.model.port import Port, connect, connector
 
 T = TypeVar("T")
@@ -47,7 +49,7 @@ async def port() -> Port:
     if held is None:
         for other in [k for k in _links.ports if k[0].is_closed()]:
             del _links.ports[other]
-        made = connect()
+        made = _connected()
         keeper = _keep(key, made)
         _links.ports[key] = held = (made, keeper)
         await anext(keeper)
@@ -58,6 +60,18 @@ def now() -> datetime:
     """The present, in UTC (aware). A test kit's connector has a clock of its own, `.now()`."""
     clock: Callable[[], datetime] | None = getattr(connector(), "now", None)
     return datetime.now(UTC) if clock is None else clock()
+
+
+def _connected() -> Port:
+    try:
+        return connect()
+    except ConfigError as error:
+        if current_run() is None:
+            raise
+        # `submit` needs no port here, so this one wants to look at a task.
+        raise ConfigError(
+            f"a handler submits through its worker, but to wait for a task, look at it or cancel it: {error.message}"
+        ) from None
 
 
 async def close() -> None:

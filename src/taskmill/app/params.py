@@ -36,6 +36,9 @@ class Params:
         self.whole: str | None = None
         """The parameter that gets the whole payload; None: each gets its own."""
         self._extra: str | None = None
+        """The name of its `**rest`, which takes all other keys."""
+        self._model: Any = None
+        """The type of the whole payload, when that is a dataclass, Struct or pydantic model."""
         self._read_signature()
         self._resolve(late=False)
 
@@ -75,8 +78,10 @@ class Params:
                 ) from None
             except TypeError as error:
                 raise ConfigError(f"handler {self._name}: {error}") from None
+            if self.whole is not None and _is_model(hints.get(self.whole)):
+                self._model = hints[self.whole]
             for name in self._parameters:
-                if self.whole is None or _is_model(hints.get(name)):
+                if self.whole is None or self._model is not None:
                     self._check_annotation(name, hints.get(name, _EMPTY))
             self._hints = hints
         return self._hints
@@ -137,10 +142,8 @@ class Params:
         """What the function is called with after its context. InvalidPayload names the parameter."""
         hints = self._resolve(late=True)
         if self.whole is not None:
-            annotation = hints.get(self.whole)
-            if not _is_model(annotation):
-                return (payload,), {}
-            return (_converted(payload, annotation, "payload"),), {}
+            value = payload if self._model is None else _converted(payload, self._model, "payload")
+            return (value,), {}
         given = {} if payload is None else payload
         if not isinstance(given, dict):
             raise InvalidPayload(f"payload: an object is expected, not a {type(given).__name__}")

@@ -55,7 +55,8 @@ class Taskmill:
         return tuple(each.checked() for each in self._crons.values())
 
     def registry(self) -> Registry:
-        return Registry(tuple(handler.spec for handler in self.handlers.values()))
+        """What a worker is told of it. ConfigError as of `crons`."""
+        return Registry(tuple(handler.spec for handler in self.handlers.values()), self.crons)
 
     def check(self) -> None:
         """What could not be checked while the module was being loaded. ConfigError."""
