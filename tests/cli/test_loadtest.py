@@ -32,11 +32,13 @@ Throughput: (\d+\.\d\d) tasks/second
 
 
 class FakeApi:
-    """Answers the four documents. `fate`: what becomes of the n-th task: completed, failed, refused, lost or 500."""
+    """Answers the four documents. `fate`: what becomes of the n-th task: completed, failed, refused, lost, limited or
+    500."""
 
     def __init__(self, fate: Callable[[int], str] = lambda n: "completed", role: str = "USER") -> None:
         self.fate = fate
         self.role = role
+        self.limited = 0
         self.users: list[dict[str, str]] = []
         self.inputs: list[dict[str, Any]] = []
         self.tokens: set[str | None] = set()
@@ -67,6 +69,10 @@ class FakeApi:
         if fate == "refused":
             error = {"message": "no", "extensions": {"code": "BAD_USER_INPUT"}}
             return JSONResponse({"data": None, "errors": [error]})
+        if fate == "limited":
+            self.inputs.pop()
+            self.limited += 1
+            return JSONResponse({"data": None, "errors": [{"message": "often"}]}, 429, {"Retry-After": "1"})
         if fate == "500":
             return PlainTextResponse("oops", status_code=500)
         if fate in self.ended:
@@ -136,6 +142,21 @@ def test_failures_are_counted_and_told(fate: str, trouble: str, capfd: pytest.Ca
     assert found, out
     assert (status, *found.groups()[:3]) == (1, "20", "18", "2")
     assert trouble in err
+
+
+def test_a_limit_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    """Told to come again later it does: no task fails, the latency is that of the answer, and it says that it waited."""
+    api = FakeApi()
+    api.fate = lambda n: "limited" if n == 3 and api.limited < 2 else "completed"
+    status, out, err = run(api, capfd, "--tasks", "20", "--concurrency", "1")
+    assert (status, "Successful: 20" in out) == (0, True)
+    assert "2 × waited: " in err
+    assert "TASKMILL_RATE_USER" in err
+    latency = re.search(r"Creation latency: .* p99 ([\d.]+) ms", out)
+    assert latency
+    duration = re.search(r"Duration: ([\d.]+)s", out)
+    assert duration
+    assert float(latency[1]) / 1000 < float(duration[1]) / 2
 
 
 def test_a_task_that_never_ends_is_bounded(capfd: pytest.CaptureFixture[str]) -> None:

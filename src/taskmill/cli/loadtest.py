@@ -38,6 +38,9 @@ POLL: Final = 0.1
 """Seconds between two looks at the statistics."""
 UNANSWERED_LIMIT: Final = 50
 """Requests in a row without an answer: then nobody sends more."""
+LIMITED: Final = 429
+WAIT_LIMIT: Final = 120
+"""Seconds that one request waits, when the API says so, before it counts as refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +190,32 @@ class Api:
         self._client = client
         self._endpoint = endpoint
         self._headers: dict[str, str] = {}
+        self.waits = 0
+        """How often a request waited, since the API takes so many of one user and no more."""
 
     async def call(self, document: str, **variables: Any) -> dict[str, Any]:
         """The data of the answer. Refused, with the API's own words; httpx2.HTTPError when there was no answer."""
+        return (await self.timed(document, **variables))[0]
+
+    async def timed(self, document: str, **variables: Any) -> tuple[dict[str, Any], float]:
+        """The same, and the seconds that it took, without the time for which the API told it to wait."""
+        left = WAIT_LIMIT
+        while True:
+            began = time.monotonic()
+            response = await self._post(document, variables)
+            took = time.monotonic() - began
+            wait = _wait(response)
+            if not 0 < wait <= left:
+                return self._data(response), took
+            self.waits += 1
+            left -= wait
+            await asyncio.sleep(wait)
+
+    async def _post(self, document: str, variables: dict[str, Any]) -> httpx2.Response:
         body = {"query": document, "variables": variables}
-        response = await self._client.post(self._endpoint, json=body, headers=self._headers)
+        return await self._client.post(self._endpoint, json=body, headers=self._headers)
+
+    def _data(self, response: httpx2.Response) -> dict[str, Any]:
         try:
             answer = response.json()
         except ValueError:
@@ -224,6 +248,13 @@ class Api:
             print(f"{hint} `taskmill users set-role EMAIL ADMIN`", file=sys.stderr)
 
 
+def _wait(response: httpx2.Response) -> int:
+    """The seconds after which a refused request may come again; 0: it was not refused for that."""
+    text = response.headers.get("Retry-After", "")
+    limited = response.status_code == LIMITED and text.isascii() and text.isdigit() and len(text) <= 9
+    return int(text) if limited else 0
+
+
 class LoadTest:
     """One test, from the first task to the end of the last."""
 
@@ -253,6 +284,9 @@ class LoadTest:
                 self._all_sent.set()
             self._report.duration = watching.result() - began
         await self._look_at_starts()
+        if self._api.waits:
+            why = "waited: the API takes so many operations of one user (TASKMILL_RATE_USER=0 lifts it)"
+            self._report.troubles[why] = self._api.waits
         return self._report
 
     async def _create(self, progress: Progress, bar: TaskID) -> None:
@@ -260,9 +294,8 @@ class LoadTest:
             task = {"title": f"Load test {number + 1}", "payload": self._plan.payload}
             if self._plan.type is not None:
                 task["type"] = self._plan.type
-            began = time.monotonic()
             try:
-                await self._api.call(CREATE, input=task)
+                _, took = await self._api.timed(CREATE, input=task)
             except Refused as error:
                 self._report.troubles[str(error)] += 1
             except httpx2.HTTPError as error:
@@ -271,7 +304,7 @@ class LoadTest:
                 if self._unanswered >= UNANSWERED_LIMIT:
                     return  # it is gone: what is left counts as failed
             else:
-                self._report.creations.append(time.monotonic() - began)
+                self._report.creations.append(took)
                 self._accepted += 1
                 self._unanswered = 0
             progress.advance(bar)
