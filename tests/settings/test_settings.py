@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,18 @@ def test_every_name_is_known_or_ours() -> None:
         ({"TASKMILL_QUEUES": "mail, video,mail"}, "queues", ("mail", "video")),
         ({"TASKMILL_WEBHOOK_ALLOW_PRIVATE": "true"}, "webhook_allow_private", True),
         ({"TASKMILL_ALLOWED_ORIGINS": "https://A.example/"}, "allowed_origins", ("https://a.example",)),
+        ({"TASKMILL_ALLOWED_HOSTS": "A.example., *.b.example"}, "known_hosts", ("a.example", "*.b.example")),
+        ({}, "known_hosts", ("localhost", "*.localhost")),
+        ({"TASKMILL_HOST": "::1"}, "known_hosts", ("localhost", "*.localhost")),
+        ({"TASKMILL_HOST": "0.0.0.0"}, "known_hosts", ()),
+        ({"TASKMILL_ALLOWED_HOSTS": "*"}, "known_hosts", ()),
+        ({"APP_ENV": "production", "TASKMILL_HOST": "127.0.0.1"}, "known_hosts", ()),
+        (
+            {"TASKMILL_TRUSTED_PROXIES": "10.0.0.0/8, ::1"},
+            "trusted_proxies",
+            (ip_network("10.0.0.0/8"), ip_network("::1/128")),
+        ),
+        ({"TASKMILL_RATE_USER": "0"}, "rate_user", 0),
         ({"DATABASE_URL": "mysql://u:p%40ss@h:3307/db"}, "database", "mysql://u:p%40ss@h:3307/db"),
         ({"DATABASE_URL": "mysql://u:p@ss@h/db"}, "database", "mysql://u:p%40ss@h/db"),
         ({"DATABASE_URL": "mysql://u:p:s@[::1]/db"}, "database", "mysql://u:p%3As@[::1]/db"),
@@ -162,6 +175,9 @@ WRONG = [
     ("TASKMILL_SMTP_FROM", ["nobody", "a@b\r\nBcc: x@y"]),
     ("TASKMILL_WEBHOOK_ALLOW_PRIVATE", ["perhaps"]),
     ("TASKMILL_ALLOWED_ORIGINS", ["*", "example.com", "https://a/b"]),
+    ("TASKMILL_ALLOWED_HOSTS", ["https://a", "a:80", "a,,b", "*a", "a.*", "a b"]),
+    ("TASKMILL_TRUSTED_PROXIES", ["proxy", "10.0.0.1/8", "10.0.0.0/33", "*", "10.0.0.1,"]),
+    ("TASKMILL_RATE_USER", ["-1", "1.5", "many"]),
     ("TASKMILL_DATA", [" "]),
     (
         "DATABASE_URL",
