@@ -23,6 +23,7 @@ from graphql import (
     GraphQLSchema,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
+    TokenKind,
     parse,
 )
 from strawberry.extensions import AddValidationRules, MaxTokensLimiter, SchemaExtension
@@ -36,6 +37,7 @@ from taskmill.errors import RequestTimeout
 
 TOKENS: Final = 1000
 CHARACTERS: Final = 15_000
+DIGITS: Final = 4000
 CACHED: Final = 128
 CACHED_SIZE: Final = 2048
 """Characters of a document that is kept parsed. It takes about 170 times its size, and anyone may send new ones: the
@@ -121,6 +123,8 @@ class Documents(SchemaExtension):
         if found is not None:
             return [refusal(found)]
         schema = self.execution_context.schema._schema
+        if _endless_number(known.document):
+            return [GraphQLError("A number has too many digits.")]
         errors = validate_document(schema, known.document, self.execution_context.validation_rules)
         if not errors:
             known.plans = plans(schema, known.document)
@@ -146,6 +150,16 @@ class Documents(SchemaExtension):
                 "a list as often as its limit says: ask for fewer fields, or a smaller limit."
             )
         ]
+
+
+def _endless_number(document: DocumentNode) -> bool:
+    """Python refuses to turn it into a number, which graphql-core does not expect."""
+    token = document.loc.start_token if document.loc else None
+    while token is not None:
+        if token.kind is TokenKind.INT and len(token.value or "") > DIGITS:
+            return True
+        token = token.next
+    return False
 
 
 def refusal(message: str) -> GraphQLError:
