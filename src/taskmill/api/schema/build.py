@@ -9,6 +9,7 @@ from graphql import GraphQLError
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 
+from taskmill.api.schema.fleet import FleetQueries
 from taskmill.api.schema.guard import carry_out, extensions
 from taskmill.api.schema.key import KeyMutations, KeyQueries
 from taskmill.api.schema.live import Subscription
@@ -24,7 +25,7 @@ from taskmill.api.schema.work import WorkMutations, WorkQueries
 
 
 @strawberry.type
-class Query(TaskQueries, UserQueries, PeopleQueries, KeyQueries, ScheduleQueries, WorkQueries):
+class Query(TaskQueries, UserQueries, PeopleQueries, KeyQueries, ScheduleQueries, WorkQueries, FleetQueries):
     pass
 
 
