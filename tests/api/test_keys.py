@@ -287,7 +287,7 @@ class TestForged:
     async def test_refused(self, api: Api, change: Any) -> None:
         """Only the whole key opens. (A header of 100 kB may be refused before us.)"""
         text = change((await create(api))["key"])
-        sent = {"Content-Type": b"application/json", "Authorization": f"Bearer {text}".encode()}
+        sent = {b"Content-Type": b"application/json", b"Authorization": f"Bearer {text}".encode()}
         response = await api.http.post("/graphql", content=b'{"query":"{me{id}}"}', headers=sent)
         assert response.status_code in ((400, 401, 431) if len(text) > 50_000 else (401,))
 

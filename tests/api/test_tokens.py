@@ -56,16 +56,25 @@ def unsigned(token: str) -> str:
 
 
 Make = Callable[[str], str]
+
+
+def headed(key: bytes = SECRET, **header: Any) -> Make:
+    """Of tokens that are good but for their header (and key)."""
+    return lambda sub: made(sub, header, key)
+
+
+def bare(**header: Any) -> Make:
+    """The same without a signature."""
+    return lambda sub: unsigned(made(sub, header))
+
+
+NONES: Final = ("none", "None", "nOnE")
+KIDS: Final[tuple[object, ...]] = (
+    "../../dev/null", "' OR 1=1 --", "x" * 10_000, "", "00000000", None, 1, [key_id(SECRET)], {},
+)  # fmt: skip
 ALGORITHMS: Final[dict[str, Make]] = {
-    **{f"alg {alg}": lambda sub, alg=alg: made(sub, {"alg": alg}) for alg in ("none", "None", "nOnE", "")},
-    **{
-        f"alg {alg} unsigned": lambda sub, alg=alg: unsigned(made(sub, {"alg": alg}))
-        for alg in ("none", "None", "nOnE", "HS256")
-    },
-    **{
-        f"alg {alg}": lambda sub, alg=alg: made(sub, {"alg": alg})
-        for alg in ("RS256", "ES256", "HS512", "EdDSA")
-    },
+    **{f"alg {alg}": headed(alg=alg) for alg in (*NONES, "", "RS256", "ES256", "HS512", "EdDSA")},
+    **{f"alg {alg} unsigned": bare(alg=alg) for alg in (*NONES, "HS256")},
     "no alg": lambda sub: made(sub, {"alg": None}),
     "alg list": lambda sub: made(sub, {"alg": ["HS256"]}),
     "signed with a public key": lambda sub: made(sub, key=PEM),
@@ -106,20 +115,7 @@ CLAIMS: Final[dict[str, Make]] = {
     "claims are a list": lambda sub: f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{part([])}.x",
 }
 HEADERS: Final[dict[str, Make]] = {
-    **{
-        f"kid {kid!r:.20}": lambda sub, kid=kid: made(sub, {"kid": kid})
-        for kid in (
-            "../../dev/null",
-            "' OR 1=1 --",
-            "x" * 10_000,
-            "",
-            "00000000",
-            None,
-            1,
-            [key_id(SECRET)],
-            {},
-        )
-    },
+    **{f"kid {kid!r:.20}": headed(kid=kid) for kid in KIDS},
     "kid of nothing": lambda sub: made(sub, {"kid": "../../dev/null"}, key=b""),
     "jku": lambda sub: made(sub, {"jku": "http://127.0.0.1:9/jwks.json"}),
     "x5u": lambda sub: made(sub, {"x5u": "http://127.0.0.1:9/cert.pem"}),
