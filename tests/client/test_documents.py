@@ -15,6 +15,7 @@ DOCUMENTS = {name: text for name, text in vars(documents).items() if name.isuppe
 OF_WORKERS = {
     "registerWorker",
     "deregisterWorker",
+    "cancelSignals",
     "claimTasks",
     "renewTasks",
     "completeTask",

@@ -11,6 +11,7 @@ from taskmill.client.types import (
     Login,
     NewKey,
     NextFire,
+    Queue,
     Schedule,
     ScheduleSummary,
     Task,
@@ -21,6 +22,7 @@ from taskmill.client.types import (
     TaskStatus,
     TaskSummary,
     User,
+    Worker,
 )
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "NewKey",
     "NewTask",
     "NextFire",
+    "Queue",
     "Schedule",
     "ScheduleSummary",
     "SyncClient",
@@ -42,4 +45,5 @@ __all__ = [
     "TaskStatus",
     "TaskSummary",
     "User",
+    "Worker",
 ]

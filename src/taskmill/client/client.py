@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import Self
 
+from taskmill.client.fleet import FleetCalls
 from taskmill.client.http import Http
 from taskmill.client.people import PeopleCalls
 from taskmill.client.schedules import ScheduleCalls
@@ -21,7 +22,7 @@ from taskmill.errors import ConfigError
 URL_VARIABLE, KEY_VARIABLE = "TASKMILL_API_URL", "TASKMILL_API_KEY"
 
 
-class Client(TaskCalls, ScheduleCalls, PeopleCalls, WatchCalls):
+class Client(TaskCalls, ScheduleCalls, PeopleCalls, FleetCalls, WatchCalls):
     """Every query and mutation of an API. Use it from one event loop, and close it: `async with`, or `await close()`.
 
     Errors are those of taskmill.errors, by their code; the message is the API's. A call takes at most `timeout`

@@ -34,15 +34,17 @@ class Calls:
         """`repeat`: done twice is as good as done once."""
         return only(await self._http.run(document, variables, repeat=repeat), kind)
 
-    async def _walk(self, page: Callable[[str | None], Awaitable[list[T]]], size: int) -> AsyncIterator[T]:
-        """All items, page after page; each has an `id`."""
+    async def _walk(
+        self, page: Callable[[str | None], Awaitable[list[T]]], size: int, key: str = "id"
+    ) -> AsyncIterator[T]:
+        """All items, page after page; a page goes on behind the `key` of the last item."""
         after: str | None = None
         while items := await page(after):
             for item in items:
                 yield item
             if len(items) < size:
                 return
-            after = items[-1].id  # type: ignore[attr-defined]
+            after = getattr(items[-1], key)
 
 
 def only(data: Mapping[str, Any], kind: type[T]) -> T:

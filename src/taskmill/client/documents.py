@@ -110,3 +110,14 @@ HISTORY: Final = (
     "query History($id: ID!, $limit: Int!) "
     "{ schedule(id: $id) { history(limit: $limit) { nominalAt at outcome taskId } } }"
 )
+
+# -- the fleet -------------------------------------------------------------------------------------------
+
+WORKERS: Final = (
+    "query Workers($limit: Int!, $after: ID) { workers(limit: $limit, after: $after) "
+    "{ id name host queues types slots running version startedAt lastSeen } }"
+)
+QUEUES: Final = (
+    "query Queues($limit: Int!, $after: String) { queues(limit: $limit, after: $after) "
+    "{ name pending queued processing completed failed cancelled oldestWaitingAt workers } }"
+)

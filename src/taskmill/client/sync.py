@@ -135,3 +135,7 @@ class SyncClient:
     api_keys_page = _Call(Client.api_keys_page)
     api_keys = _Walk(Client.api_keys)
     revoke_api_key = _Call(Client.revoke_api_key)
+    workers_page = _Call(Client.workers_page)
+    workers = _Walk(Client.workers)
+    queues_page = _Call(Client.queues_page)
+    queues = _Walk(Client.queues)

@@ -194,3 +194,35 @@ class Fire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     outcome: str
     """SUBMITTED, RUN_NOW, MISSED, OVERLAPPED, WAITING or REFUSED."""
     task_id: str | None
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    id: str
+    """Of this start of it."""
+    name: str
+    host: str
+    queues: list[str]
+    types: list[str]
+    """What it has handlers for; an empty text: for tasks without a type."""
+    slots: int
+    running: int
+    """Tasks that it holds now."""
+    version: str
+    started_at: datetime
+    last_seen: datetime
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How many tasks of a queue are in each state: the caller's, all for an ADMIN."""
+
+    name: str
+    pending: int
+    queued: int
+    processing: int
+    completed: int
+    failed: int
+    cancelled: int
+    oldest_waiting_at: datetime | None
+    """Of the longest waiting QUEUED task; None also when 500 others of its priority wait longer, in any queue."""
+    workers: int
+    """Live ones that serve it."""
