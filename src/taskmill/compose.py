@@ -25,7 +25,7 @@ import structlog
 
 from taskmill import __version__
 from taskmill.errors import IndexUnavailable, StartError
-from taskmill.index.connect import IndexOptions, connect
+from taskmill.index.connect import IndexOptions
 from taskmill.index.embedded import EmbeddedValkey, find_binary
 from taskmill.index.index import Index
 from taskmill.index.keeper import EmbeddedIndex
@@ -177,7 +177,7 @@ class Parts:
         bell: Bell = LocalBell()
         if url is not None:
             options = self._index_options = self.settings.index_options(url)
-            index = Index(options, connect(options))
+            index = Index(options)  # it closes its own client
             self._stack.push_async_callback(index.aclose)
             await _inspect(index)
             bell = RedisBell(options)
