@@ -132,7 +132,8 @@ class _Compiler:
         return Plan(self._selected(root, self._operation.selection_set), self._wait)
 
     def _selected(self, parent: Any, selections: SelectionSetNode | None) -> Sum:
-        fixed, parts = 0, []
+        fixed = 0
+        parts: list[tuple[Size | int, Sum]] = []
         for selection in selections.selections if selections is not None else ():
             if isinstance(selection, FieldNode):
                 inner = self._field(parent, selection)
@@ -167,7 +168,8 @@ class _Compiler:
             return Sum(1)  # __typename, and introspection, which the schema itself bounds
         told = _metadata(field)
         self._wait = max(self._wait, float(told.get(WAIT, 0)))
-        weight, parts = int(told.get(COST, 1)), []
+        weight = int(told.get(COST, 1))
+        parts: list[tuple[Size | int, Sum]] = []
         given = {argument.name.value: argument.value for argument in node.arguments or ()}
         for name, argument in field.args.items():
             if name in given and _lists(argument.type):

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import structlog
 from graphql import (
+    ASTValidationRule,
     DocumentNode,
     GraphQLError,
     GraphQLSchema,
@@ -174,7 +175,7 @@ def _unrunnable(message: str) -> GraphQLError:
 def extensions(*, introspection: bool) -> list[Factory]:
     """For each request new instances; what was found of documents is kept for the schema that these are made for."""
     kept: dict[str, Known] = {}
-    rules = [] if introspection else [NoSchemaIntrospectionCustomRule]
+    rules: list[type[ASTValidationRule]] = [] if introspection else [NoSchemaIntrospectionCustomRule]
     return [
         Faults,
         lambda: MaxTokensLimiter(max_token_count=TOKENS),
