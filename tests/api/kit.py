@@ -50,6 +50,7 @@ class Api:
     feed: Feed
     accounts: Accounts
     http: httpx2.AsyncClient
+    desk: Desk
     token: str | None = None
     tokens: dict[str, str] = field(default_factory=dict)
 
@@ -188,7 +189,7 @@ async def running(
     accounts = Accounts(db, rounds=auth.bcrypt_rounds, first_admin=auth.first_admin)
     desk = Desk(mill, submitter)
     options = options or ApiOptions(development=True)
-    limiter = Limiter(options.limits, limits)
+    limiter = Limiter(options.limits, limits, probes=probes)
     app = create_app(mill, submitter, feed, accounts, options, auth, limiter, desk=desk)
     server = ApiServer(app, bind("127.0.0.1", 0), head_timeout=options.head_timeout)
     running_parts = [asyncio.create_task(feed.run()), asyncio.create_task(server.run())]
@@ -196,7 +197,7 @@ async def running(
         await server.started()
         base = f"http://127.0.0.1:{server.port}"
         async with httpx2.AsyncClient(base_url=base, trust_env=False, timeout=20) as http:
-            yield Api(base, db, mill, feed, accounts, http)
+            yield Api(base, db, mill, feed, accounts, http, desk)
     finally:
         feed.stop()
         desk.stop()

@@ -7,10 +7,10 @@ is kept here is bounded, and losing it costs a moment: bells, reservations, the 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -31,6 +31,7 @@ from taskmill.model.task import (
 )
 from taskmill.runtime.batcher import Batcher
 from taskmill.runtime.loop import wait_for_event
+from taskmill.runtime.recent import Recent
 from taskmill.tasks import workers
 from taskmill.tasks.cancel import read_signal
 from taskmill.tasks.claim import Note
@@ -45,7 +46,6 @@ POSTS: Final = 1000
 """Workers that one API process keeps a place for."""
 POSTS_OF_ONE: Final = 200
 """Of these, of one key or user."""
-KNOWN: Final = 20_000
 SWEEP: Final = 5.0
 PATIENCE: Final = 8.0
 """Seconds that a settle is tried here; the worker tries again as long as its lease holds."""
@@ -55,9 +55,6 @@ PROGRESS_EVERY: Final = 1.0
 NOT_YOURS: Final = (
     "This run is not yours any more: its lease ran out, it was settled, or another worker has it."
 )
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 log = structlog.get_logger(__name__)
 
@@ -78,36 +75,14 @@ class Who:
 
 @dataclass(slots=True)
 class _Post:
-    """A worker's place here. `busy`: calls that use it now."""
+    """A worker's place here. `busy`: calls that use it now; `claims`: how many there were."""
 
     owner: bytes
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiter: Waiter | None = None
     busy: int = 0
+    claims: int = 0
     used: float = 0.0
-
-
-class Recent(Generic[K, V]):
-    """A mapping that forgets what was not used for the longest time."""
-
-    def __init__(self, most: int = KNOWN) -> None:
-        self._most = most
-        self._items: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        value = self._items.get(key)
-        if value is not None:
-            self._items.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        self._items[key] = value
-        self._items.move_to_end(key)
-        if len(self._items) > self._most:
-            self._items.popitem(last=False)
-
-    def forget(self, key: K) -> None:
-        self._items.pop(key, None)
 
 
 class Desk:
@@ -130,7 +105,7 @@ class Desk:
         self._lines: Recent[tuple[bytes, int], int] = Recent()
         self._listening: Counter[bytes] = Counter()
         self._logged: Recent[bytes, int] = Recent(2000)
-        self._submits: Recent[bytes, list[bytes]] = Recent(2000)
+        self._submits: Recent[bytes, asyncio.Task[list[bytes]]] = Recent(2000)
 
     async def run(self) -> None:
         """Lets go of places that nobody uses, until `stop`; then of all."""
@@ -176,6 +151,12 @@ class Desk:
         """
         post = self._post(who)
         post.busy += 1
+        post.claims += 1
+        mine = post.claims
+
+        async def wanted() -> bool:
+            return post.claims == mine and not self._stopping.is_set() and await connected()
+
         try:
             if post.waiter is not None:
                 post.waiter.poke()
@@ -184,9 +165,7 @@ class Desk:
                 before = await self._before(who, op)
                 if before is not None or again:
                     return before or []
-                claimed = await waiter.claim(
-                    n, suspects=suspects, wait=wait, note=Note(op), wanted=lambda: self._wanted(connected)
-                )
+                claimed = await waiter.claim(n, suspects=suspects, wait=wait, note=Note(op), wanted=wanted)
             if claimed and not await connected():
                 await self._give_back(claimed, who)
                 return []
@@ -272,9 +251,6 @@ class Desk:
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
 
-    async def _wanted(self, connected: Callable[[], Awaitable[bool]]) -> bool:
-        return not self._stopping.is_set() and await connected()
-
     async def _before(self, who: Who, op: bytes) -> list[Claimed] | None:
         """What this operation has claimed before; None when it is new."""
         db, lease = self._mill.db, self._mill.options.lease
@@ -304,7 +280,7 @@ class Desk:
         until = boottime() + wait
         try:
             async with self._mill.bell.listen(f"worker:{worker.hex()}") as bell:
-                while await self._wanted(connected):
+                while not self._stopping.is_set() and await connected():
                     left = until - boottime()
                     signal = read_signal(await bell.wait(min(max(left, 0.0), 1.0)) or b"")
                     if signal is not None:
@@ -377,16 +353,20 @@ class Desk:
     ) -> list[bytes]:
         """Tasks that the run submits, as its task's user: `make(user)` builds them. Their ids. Stale: it is no run of
         this worker. The same `op` again at this process answers the same."""
-        before = self._submits.get(op)
-        if before is not None:
-            return before
+        doing = self._submits.get(op)
+        if doing is None or (doing.done() and (doing.cancelled() or doing.exception() is not None)):
+            doing = asyncio.create_task(self._submit(worker, lease, make), name="desk:submit")
+            self._submits.put(op, doing)
+        return await asyncio.shield(doing)
+
+    async def _submit(
+        self, worker: bytes, lease: tuple[bytes, int], make: Callable[[bytes], list[NewTask]]
+    ) -> list[bytes]:
         users = await self._mill.db.read(lambda c: owners(c, worker, [lease[0]]))
         if lease not in users:
             self._mill.probes.stale_writes.labels(verb=Verb.SUBMIT.value).inc()
             raise Stale(NOT_YOURS)
-        ids = [row.id for row in await self._submitter.submit(make(users[lease]))]
-        self._submits.put(op, ids)
-        return ids
+        return [row.id for row in await self._submitter.submit(make(users[lease]))]
 
 
 async def _end(waiter: Waiter) -> None:
