@@ -73,6 +73,26 @@ async def test_errors_are_classes(client: Client) -> None:
         await client.retry_task(task.id)
 
 
+@pytest.mark.parametrize("payload", [float("nan"), {"t": "\ud800"}, {"x": object()}, {"x": "y" * 300_000}])
+async def test_what_is_not_json_is_not_sent(client: Client, payload: object) -> None:
+    """NaN, half a character, an object or too much is BadUserInput that names the payload, before anything is sent."""
+    with pytest.raises(BadUserInput, match="payload"):
+        await client.create_task("A task", payload=payload)
+    assert (await client.stats()).total == 0
+
+
+async def test_half_a_character_is_no_text(client: Client) -> None:
+    """A title that UTF-8 cannot hold is BadUserInput too."""
+    with pytest.raises(BadUserInput, match="surrogate"):
+        await client.create_task("\ud800")
+
+
+async def test_a_document_of_ones_own(client: Client) -> None:
+    """`execute` is for what no call asks: several things at once, for example."""
+    data = await client.execute("query($n: Int!) { me { name } tasks(limit: $n) { id } }", {"n": 5})
+    assert data == {"me": {"name": "Ann"}, "tasks": []}
+
+
 async def test_pages_are_read_as_needed(client: Client) -> None:
     """`tasks` goes through all pages, newest first, and stops at its limit."""
     made = await client.create_tasks([NewTask(title=f"task {n}", queue="bulk") for n in range(230)])

@@ -49,3 +49,9 @@ def test_closing_twice_is_closing_once() -> None:
     """`close` inside `with` is no error."""
     with SyncClient("http://localhost:1") as client:
         client.close()
+
+
+async def test_it_does_not_block_a_loop() -> None:
+    """In a coroutine it says what to write instead."""
+    with SyncClient("http://localhost:1") as client, pytest.raises(RuntimeError, match="await"):
+        client.me()

@@ -94,6 +94,18 @@ class TestConnection:
         assert seen == [TaskStatus.QUEUED, TaskStatus.PROCESSING, TaskStatus.COMPLETED]
         assert tokens == [{"Authorization": "Bearer a token"}] * 3
 
+    async def test_a_quiet_connection_has_all_patience_left(self) -> None:
+        """`patience` counts from the loss of a connection that was good, not from its last update."""
+
+        async def act(number: int, socket: ServerConnection) -> None:
+            await socket.send(update({**TASK, "status": ("QUEUED", "COMPLETED")[number]}))
+            await asyncio.sleep(0.6)  # longer than the patience
+            await socket.close(1012)
+
+        async with fake(act) as (url, _), Client(url) as client:
+            seen = [task.status async for task in client.watch("1", patience=0.5)]
+        assert seen == [TaskStatus.QUEUED, TaskStatus.COMPLETED]
+
     @pytest.mark.parametrize(
         ("code", "error"), [(4403, Unauthenticated), (4401, Unauthenticated), (4400, BadRequest)]
     )
@@ -125,7 +137,9 @@ class TestConnection:
     async def test_patience_ends(self) -> None:
         """Nobody there: Unavailable after the client's time limit; a lost one after `patience`."""
 
-        async def act(_number: int, socket: ServerConnection) -> None:
+        async def act(number: int, socket: ServerConnection) -> None:
+            if number == 0:
+                await socket.send(update(TASK))
             await socket.close(1012)
 
         async with Client(f"http://127.0.0.1:{free_port()}", timeout=0.3) as client:
@@ -133,8 +147,8 @@ class TestConnection:
                 await first(client.watch())
         async with fake(act) as (url, tokens), Client(url) as client:
             with pytest.raises(Unavailable, match="1012"):
-                await first(client.watch(patience=0.1))
-        assert tokens
+                [task async for task in client.watch(patience=0.3)]
+        assert len(tokens) > 1
 
 
 async def first(updates: AsyncIterator[TaskSummary]) -> TaskSummary:

@@ -9,7 +9,8 @@ async with Client("http://localhost:3000") as client:
 from __future__ import annotations
 
 import os
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from taskmill.client.fleet import FleetCalls
 from taskmill.client.http import Http
@@ -57,6 +58,12 @@ class Client(TaskCalls, ScheduleCalls, PeopleCalls, FleetCalls, WatchCalls):
     def endpoint(self) -> str:
         """Where it sends to: `…/graphql`."""
         return self._http.endpoint
+
+    async def execute(
+        self, document: str, variables: Mapping[str, Any] | None = None, *, repeat: bool = False
+    ) -> dict[str, Any]:
+        """The data of a GraphQL document of your own. `repeat`: it may be sent again when it got no answer."""
+        return await self._http.run(document, variables or {}, repeat=repeat)
 
     async def close(self) -> None:
         """Closes its connections."""

@@ -10,6 +10,7 @@ import msgspec
 
 from taskmill.client.http import Http
 from taskmill.errors import BadUserInput, NotFound, TaskmillError
+from taskmill.model.jsontext import json_text
 from taskmill.model.state import Priority
 
 T = TypeVar("T")
@@ -73,6 +74,16 @@ def there(found: T | None, what: str, id: str) -> T:
 def given(**values: Any) -> dict[str, Any]:
     """An input: what is UNSET is left out."""
     return {_camel(name): value for name, value in values.items() if value is not msgspec.UNSET}
+
+
+def payload_json(payload: Any) -> Any:
+    """A payload as it goes into an input. BadUserInput when it is not JSON, or too large; UNSET stays."""
+    if payload is msgspec.UNSET:
+        return payload
+    try:
+        return msgspec.Raw(json_text(payload).encode())
+    except ValueError as error:
+        raise BadUserInput(f"payload: {error}") from None
 
 
 def priority_name(priority: Priority | str | None) -> str | None:

@@ -17,7 +17,15 @@ from urllib.parse import urlsplit
 import httpx2
 import msgspec
 
-from taskmill.errors import CommitUnknown, ConfigError, RateLimited, RequestError, TaskmillError, Unavailable
+from taskmill.errors import (
+    BadUserInput,
+    CommitUnknown,
+    ConfigError,
+    RateLimited,
+    RequestError,
+    TaskmillError,
+    Unavailable,
+)
 from taskmill.model.backoff import Backoff
 
 BACKOFF: Final = Backoff(base=0.2, cap=5.0)
@@ -94,7 +102,7 @@ class Http:
         except msgspec.DecodeError:
             answer = None
         after = _seconds(response.headers.get("retry-after"))
-        if not isinstance(answer, dict) or not ("data" in answer or "errors" in answer):
+        if not isinstance(answer, dict) or not (answer.get("errors") or isinstance(answer.get("data"), dict)):
             if response.status_code in _TRY_LATER:
                 raise _Again(
                     Unavailable(f"{self.endpoint} answered HTTP {response.status_code}"), after=after
@@ -176,7 +184,10 @@ def _classes() -> dict[str, type[TaskmillError]]:
 
 
 def _encode(body: object) -> bytes:
-    return msgspec.json.encode(body)
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        raise BadUserInput("a text holds half a surrogate pair, which is no text") from None
 
 
 def _seconds(text: str | None) -> float:

@@ -9,7 +9,7 @@ from typing import Any, TypedDict, Unpack
 import msgspec
 
 from taskmill.client import documents
-from taskmill.client.core import PAGE, Calls, given, priority_name, there, time_text
+from taskmill.client.core import PAGE, Calls, given, payload_json, priority_name, there, time_text
 from taskmill.client.types import (
     Fire,
     MisfireName,
@@ -117,6 +117,8 @@ def _input(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("starts_at", "ends_at"):
         if name in values:
             values[name] = time_text(name, values[name])
+    if "payload" in values:
+        values["payload"] = payload_json(values["payload"])
     if "priority" in values:
         values["priority"] = priority_name(values["priority"])
     return given(**values)

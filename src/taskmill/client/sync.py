@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
@@ -31,6 +32,7 @@ class _Call(Generic[P, R]):
             return self
 
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            _refuse_on_loop()
             result: R = owner.portal.call(lambda: self._method(owner.client, *args, **kwargs))
             return result
 
@@ -53,6 +55,7 @@ class _Walk(Generic[P, R]):
             return self
 
         def walk(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+            _refuse_on_loop()
             items = cast("AsyncGenerator[R, None]", self._method(owner.client, *args, **kwargs))
             try:
                 while (item := owner.portal.call(_next, items)) is not _END:
@@ -65,6 +68,14 @@ class _Walk(Generic[P, R]):
 
 async def _next(items: AsyncIterator[object]) -> object:
     return await anext(items, _END)
+
+
+def _refuse_on_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("SyncClient would block the event loop: use `await` with Client")
 
 
 class SyncClient:
@@ -121,6 +132,7 @@ class SyncClient:
     schedules = _Walk(Client.schedules)
     next_fires = _Call(Client.next_fires)
     history = _Call(Client.history)
+    execute = _Call(Client.execute)
     login = _Call(Client.login)
     register = _Call(Client.register)
     me = _Call(Client.me)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from taskmill.client import documents
-from taskmill.client.core import PAGE, Calls, given, priority_name, there, time_text
+from taskmill.client.core import PAGE, Calls, given, payload_json, priority_name, there, time_text
 from taskmill.client.types import Task, TaskLog, TaskRun, TaskStats, TaskStatus, TaskSummary
 from taskmill.errors import TaskCancelled, TaskFailed
 from taskmill.model.state import Priority
@@ -35,6 +35,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
 
     def input(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        fields["payload"] = payload_json(self.payload)
         fields["priority"] = priority_name(self.priority)
         fields["scheduled_at"] = time_text("scheduled_at", self.scheduled_at)
         return given(
@@ -93,7 +94,7 @@ class TaskCalls(Calls):
             title=title,
             description=description,
             priority=UNSET if isinstance(priority, UnsetType) else priority_name(priority),
-            payload=payload,
+            payload=payload_json(payload),
             scheduled_at=UNSET
             if isinstance(scheduled_at, UnsetType)
             else time_text("scheduled_at", scheduled_at),

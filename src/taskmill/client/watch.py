@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from random import Random
@@ -26,6 +27,8 @@ MESSAGE_MOST: Final = 4 * 1024 * 1024
 """Bytes of one message."""
 PATIENCE: Final = 300.0
 """Seconds for which a connection that was lost is sought again."""
+STEADY: Final = 10.0
+"""Seconds after which a connection that brought nothing was a good one all the same."""
 _TOKEN_ENDED: Final = frozenset({4401, 4403})
 _NEVER: Final = frozenset({4400, 4406, 4409})
 """Close codes that say that we do not speak as the API does: trying again would not help."""
@@ -42,8 +45,8 @@ class WatchCalls(Calls):
 
         A connection that breaks, or that the API ends because we read too slowly, is made anew: of one task nothing
         is missed then; of all tasks, the changes meanwhile are. The last state of a task always comes, states in
-        between may not. Unavailable when there is no connection for `patience` seconds (for the client's `timeout`
-        the first time). Unauthenticated, NotFound as usual.
+        between may not. Unavailable when a lost connection does not come back within `patience` seconds (the first
+        one: within the client's `timeout`). Unauthenticated, NotFound as usual.
         """
         last: TaskSummary | None = None
         async with aclosing(_updates(self._http, task_id, patience)) as updates:
@@ -63,13 +66,18 @@ async def _updates(http: Http, task_id: str | None, patience: float) -> AsyncGen
     deadline = loop.time() + http.timeout
     failures = 0
     while True:
+        began, served = math.inf, False
         try:
             async with aclosing(_connection(http, task_id)) as updates:
                 async for task in updates:
-                    if task is not None:
+                    if task is None:
+                        began = loop.time()
+                    else:
+                        served = True
                         yield task
-                    failures, deadline = 0, loop.time() + patience
         except _Lost as lost:
+            if served or loop.time() - began > STEADY:
+                failures, deadline = 0, loop.time() + patience
             failures += 1
             wait = BACKOFF.delay(failures, rng)
             if loop.time() + wait >= deadline:

@@ -16,7 +16,9 @@ class Clock:
     """Stands still until it is moved. Delays, schedules and retries go by it; timeouts of runs do not."""
 
     def __init__(self, at: datetime | None = None) -> None:
-        self._now = at or datetime.now(UTC)
+        if at is not None and at.tzinfo is None:
+            raise ValueError("a clock's time has a zone, for example datetime(2026, 5, 1, tzinfo=UTC)")
+        self._now = datetime.now(UTC) if at is None else at.astimezone(UTC)
 
     def now(self) -> datetime:
         """In UTC (aware)."""
