@@ -137,6 +137,8 @@ class GraphQLView(GraphQL[Context, None]):
             assert context.socket is not None
             await context.socket.close(TRY_AGAIN, error.message)
             raise ConnectionRejectionError from None
+        finally:
+            context.connection_params, context.handshake = None, []  # half a megabyte, for hours otherwise
         unset: UnsetType = UNSET  # no payload with the acknowledgement
         return unset
 
