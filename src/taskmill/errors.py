@@ -123,19 +123,21 @@ class PayloadTooLarge(RequestError):
 
 
 class QueryTooComplex(RequestError):
-    """The document is too deep, too long, or has too many aliases."""
+    """The document is too large in one way or another, or the operation costs too much; the message says both numbers."""
 
     code = "QUERY_TOO_COMPLEX"
 
 
 class RateLimited(RequestError):
-    """Too many calls, or too many failed logins. `retry_after`: whole seconds, from 1, until it is worth trying again."""
+    """Too many calls, or too many failed logins. `retry_after`: whole seconds, from 1, until it is worth trying again;
+    `limit`: the name of the limit, for metrics."""
 
     code = "RATE_LIMITED"
 
-    def __init__(self, message: str, retry_after: int) -> None:
+    def __init__(self, message: str, retry_after: int, limit: str = "") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.limit = limit
 
 
 class RequestTimeout(RequestError):
