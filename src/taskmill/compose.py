@@ -213,7 +213,7 @@ class Parts:
         self._stack.callback(self._accounts.close)
         feed = Feed(self._db, self.mill.bell, self.probes, buffer=options.feed_buffer)
         self._feed = feed
-        limiter = Limiter(options.limits, self._index_options, self.rng)
+        limiter = Limiter(options.limits, self._index_options, probes=self.probes, rng=self.rng)
         self._stack.push_async_callback(limiter.close)
         self._desk = desk = Desk(self.mill, self.submitter)
         app = create_app(self.mill, self.submitter, feed, self._accounts, options, auth, limiter, desk)

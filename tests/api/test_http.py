@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from taskmill.api.options import ApiOptions
+from taskmill.api.server import ApiServer, bind
 from tests.api.kit import Api, running
 from tests.api.test_errors import BAD_BODIES
 from tests.api.wire import QUERY, Answer, exchange, read_answer, request
 from tests.databases import MigratedStores
-from tests.support import Process, Processes, free_port
+from tests.support import Process, Processes, free_port, wait_until
 
 BODY_LIMIT = 4 * 1024 * 1024
 
@@ -237,8 +240,88 @@ async def test_pipelined(hasty: Api) -> None:
     writer.close()
 
 
+class Page:
+    """An application whose only answer is long, and how much of it is on its way."""
+
+    size = 16 * 1024 * 1024
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", b"%d" % self.size)],
+            }
+        )
+        await send({"type": "http.response.body", "body": b" " * self.size})
+
+
+@pytest.fixture
+async def long_answers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiServer]:
+    """A server of it that is impatient."""
+    monkeypatch.setattr("taskmill.api.server.KEEP_ALIVE", 1.0)
+    server = ApiServer(Page(), bind("127.0.0.1", 0))
+    serving = asyncio.create_task(server.run())
+    await server.started()
+    yield server
+    server.stop()
+    server.stop()
+    await serving
+
+
+async def test_an_answer_that_nobody_takes(long_answers: ApiServer) -> None:
+    """A client that asks and does not read holds no connection."""
+    _, writer = await asyncio.open_connection("127.0.0.1", long_answers.port, limit=1024)
+    writer.write(request(b"", method=b"GET"))
+    connections = long_answers._server.server_state.connections
+    await wait_until(lambda: connections, what="it is connected")
+    await wait_until(lambda: not connections, what="its connection was ended")
+    writer.close()
+
+
+async def test_an_answer_that_is_taken_slowly(long_answers: ApiServer) -> None:
+    """A client that reads, slowly, gets all of it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", long_answers.port)
+    writer.write(request(b"", method=b"GET"))
+    await reader.readuntil(b"\r\n\r\n")
+    left = Page.size
+    while left:
+        left -= len(await reader.readexactly(min(left, 1024 * 1024)))
+        await asyncio.sleep(0.02)
+    writer.close()
+
+
 def port_of(api: Api) -> int:
     return int(api.base.rpartition(":")[2])
+
+
+# ---- what production hides -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        ("{ __schema { __typename } }", "GRAPHQL_VALIDATION_FAILED"),
+        ('{ __type(name: "Task") { name } }', "GRAPHQL_VALIDATION_FAILED"),
+        ("{ taskk { id } }", "GRAPHQL_VALIDATION_FAILED"),
+        ("{ tasks { idd } }", "GRAPHQL_VALIDATION_FAILED"),
+        ("{ tasks(limitt: 1) { id } }", "GRAPHQL_VALIDATION_FAILED"),
+        ("{ tasks(status: QUEUEDD) { id } }", "GRAPHQL_VALIDATION_FAILED"),
+    ],
+)
+async def test_the_schema_is_not_told(production: Server, document: str, code: str) -> None:
+    """No introspection, and no suggestion of what was meant, to anybody."""
+    answer = await exchange(production.port, request(json.dumps({"query": document}).encode()))
+    assert answer.code == code
+    assert b"Did you mean" not in answer.body
+    assert b"QUEUED," not in answer.body
+
+
+async def test_no_page(production: Server) -> None:
+    """A browser finds nothing to try documents with."""
+    for target, status in ((b"/graphql", 405), (b"/graphiql", 404), (b"/", 404)):
+        asked = request(b"", b"Accept: text/html", method=b"GET", target=target, kind=b"")
+        assert (await exchange(production.port, asked)).status == status
 
 
 # ---- row 20: the caller's request id ------------------------------------------------------------------------------
@@ -270,6 +353,11 @@ async def test_request_id(production: Server, header: bytes) -> None:
 async def test_hosts(production: Server, host: bytes) -> None:
     """Names of the settings, addresses and localhost are answered, with any port."""
     assert (await exchange(production.port, request(host=host))).status == 200
+
+
+async def test_an_old_health_check(production: Server) -> None:
+    """HTTP/1.0 names no host."""
+    assert (await exchange(production.port, b"GET /health HTTP/1.0\r\n\r\n")).status == 200
 
 
 @pytest.mark.parametrize("host", [b"tasks.example.org", b"xtasks.example.org", b"example.com", b"2130706433"])

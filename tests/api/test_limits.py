@@ -161,7 +161,7 @@ class TestWindow:
             for number in range(350):
                 await window.take(str(number))
             assert len(window._shares) <= 100
-            assert len(counters._memory.storage) <= 100
+            assert len(counters._calls.storage) <= 100
 
 
 def count_asked(counters: Counters) -> list[object]:
@@ -169,9 +169,9 @@ def count_asked(counters: Counters) -> list[object]:
     asked: list[object] = []
     ask = counters.ask
 
-    async def counted(work: Any) -> Any:
+    async def counted(work: Any, **given: Any) -> Any:
         asked.append(work)
-        return await ask(work)
+        return await ask(work, **given)
 
     counters.ask = counted  # type: ignore[method-assign]  # to count
     return asked
@@ -396,7 +396,8 @@ class TestLogin:
         assert await passed(lambda: self.fail(limiter, "a", "192.0.2.1"), 100) == 100
         assert await passed(lambda: limiter.register("a", "192.0.2.1"), 100) == 100
         assert await passed(lambda: limiter.call(None, "192.0.2.1"), 100) == 100
-        assert not limiter.counters._memory.storage
+        assert not limiter.counters._calls.storage
+        assert not limiter.counters._failures.storage
 
 
 # ---- over HTTP and WebSocket --------------------------------------------------------------------------------------
@@ -439,6 +440,7 @@ async def test_a_user(store_url: str) -> None:
         assert (await api.post(ME, token=other)).status_code == 200
         assert (await api.post(QUERY, token="")).status_code == 200
         assert (await api.http.get("/health")).status_code == 200
+        assert 'rate_limited_total{limit="user"} 1.0' in (await api.http.get("/metrics")).text
 
 
 async def test_a_key(store_url: str) -> None:

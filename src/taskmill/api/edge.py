@@ -127,7 +127,7 @@ class Edge:
         with structlog.contextvars.bound_contextvars(request_id=scope[REQUEST_ID]):
             if scope["type"] == "http":
                 await self._http(scope, receive, send)
-            elif self._hosts.knows(first(scope, b"host")):
+            elif self._is_ours(scope):
                 await self._app(scope, receive, send)
             else:
                 await WebSocket(scope, receive, send).send_denial_response(_wrong_host(scope))
@@ -182,9 +182,14 @@ class Edge:
             message = "Something went wrong inside. The log has it under this request id."
             await refusal(scope, 500, "INTERNAL", message)(scope, receive, told)
 
+    def _is_ours(self, scope: Scope) -> bool:
+        """Whether it asks for a host that we are. HTTP/1.0, which some health checks speak, need not name one."""
+        host = first(scope, b"host")
+        return self._hosts.knows(host) or (not host and scope["http_version"] == "1.0")
+
     def _answer(self, scope: Scope) -> Response | None:
         """What needs no application."""
-        if not self._hosts.knows(first(scope, b"host")):
+        if not self._is_ours(scope):
             return _wrong_host(scope)
         if scope["method"] == "POST" and not accepts(joined(scope, b"accept")):
             return refusal(scope, 406, "BAD_REQUEST", "Answers are JSON: see the Accept header.")

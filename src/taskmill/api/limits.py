@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final, TypeVar
@@ -25,6 +25,7 @@ from taskmill.api.options import LimitOptions
 from taskmill.errors import IndexUnavailable, RateLimited, Unauthenticated
 from taskmill.index.breaker import Breaker
 from taskmill.index.connect import LOST, Client, IndexOptions, connect, disconnect
+from taskmill.runtime.probes import Probes
 
 REDIS_TIMEOUT: Final = 0.25
 """Seconds for all that one question asks of Redis."""
@@ -68,7 +69,8 @@ class Counters:
     """Where the counts are: in Redis while it answers, else in this process."""
 
     def __init__(self, index: IndexOptions | None = None, rng: Random | None = None) -> None:
-        self._memory = MemoryStorage()
+        # Apart, so that a flood of callers does not make forgotten who failed.
+        self._calls, self._failures = MemoryStorage(), MemoryStorage()
         self._client: Client | None = None
         self._redis: _Redis | None = None
         self._breaker = Breaker("limits", self._probe, rng)
@@ -86,17 +88,17 @@ class Counters:
         if self._client is not None:
             await disconnect(self._client)
 
-    async def ask(self, work: Callable[[Storage], Awaitable[T]]) -> T:
-        """What `work` answers about one of the two storages. It is done again when Redis fails: counts may be lost, or
-        counted in both."""
+    async def ask(self, work: Callable[[Storage], Awaitable[T]], *, of_failures: bool = False) -> T:
+        """What `work` answers about the storage. It is done again, with that of the process, when Redis fails."""
         if self._redis is not None and not self._breaker.open:
             try:
                 return await self._of_redis(self._redis, work)
             except IndexUnavailable as error:
                 self._breaker.trip(error.message)
-        if len(self._memory.storage) >= KEYS_MOST:
-            await self._memory.reset()
-        return await work(self._memory)
+        memory = self._failures if of_failures else self._calls
+        if len(memory.storage) >= KEYS_MOST:
+            await memory.reset()
+        return await work(memory)
 
     async def _of_redis(self, redis: _Redis, work: Callable[[Storage], Awaitable[T]]) -> T:
         try:
@@ -140,7 +142,7 @@ class Window:
             share = self._shares[key] = _Share()
         now = time.monotonic()
         if share.refused_until > now:
-            raise _too_many(share.refused_until - now)
+            raise _too_many(self._name, share.refused_until - now)
         busy = now < share.until
         if busy and share.left > 0:
             share.left -= 1
@@ -152,7 +154,7 @@ class Window:
         if size == 1 and not await self._hit(key, 1):
             wait = await self._counters.ask(lambda storage: self._wait(storage, key))
             share.refused_until = time.monotonic() + wait
-            raise _too_many(wait)
+            raise _too_many(self._name, wait)
         share.left += size - 1
         share.size, share.until = size, now + HELD
 
@@ -189,12 +191,12 @@ class Strikes:
 
     async def check(self, key: str) -> None:
         """RateLimited while it has to wait."""
-        await self._counters.ask(lambda storage: self._check(storage, key))
+        await self._ask(lambda storage: self._check(storage, key))
 
     async def add(self, key: str, *, first: bool = True) -> None:
         """A failure, or a try that counts as one until `clear`. RateLimited: others that came at the same moment were
         before it. Not for failures that happened (`first` False)."""
-        await self._counters.ask(lambda storage: self._add(storage, key, first))
+        await self._ask(lambda storage: self._add(storage, key, first))
 
     async def clear(self, key: str) -> None:
         """All is forgotten."""
@@ -203,7 +205,10 @@ class Strikes:
             await storage.clear(self._failures(key))
             await storage.clear(self._waiting(key))
 
-        await self._counters.ask(both)
+        await self._ask(both)
+
+    async def _ask(self, work: Callable[[Storage], Awaitable[None]]) -> None:
+        await self._counters.ask(work, of_failures=True)
 
     async def _check(self, storage: Storage, key: str) -> None:
         if await storage.get(self._waiting(key)):
@@ -218,7 +223,7 @@ class Strikes:
             raise await self._too_many(storage, key)
 
     async def _too_many(self, storage: Storage, key: str) -> RateLimited:
-        return _too_many(await storage.get_expiry(self._waiting(key)) - time.time())
+        return _too_many(self._name, await storage.get_expiry(self._waiting(key)) - time.time())
 
     def _failures(self, key: str) -> str:
         return f"{self._name}/failures/{key}"
@@ -231,9 +236,15 @@ class Limiter:
     """All limits of the API. What is 0 in the options is not limited. Close it: it may hold connections."""
 
     def __init__(
-        self, options: LimitOptions, index: IndexOptions | None = None, rng: Random | None = None
+        self,
+        options: LimitOptions,
+        index: IndexOptions | None = None,
+        *,
+        probes: Probes | None = None,
+        rng: Random | None = None,
     ) -> None:
         counters = self.counters = Counters(index, rng)
+        self._probes = probes
 
         def window(name: str, amount: int) -> Window | None:
             return Window(counters, name, amount) if amount else None
@@ -254,14 +265,15 @@ class Limiter:
 
     async def call(self, session: Session | None, peer: str) -> None:
         """One operation of whoever asks. RateLimited."""
-        if session is None:
-            if self._peers is not None:
-                await self._peers.take(peer)
-        elif session.key is not None:
-            if self._keys is not None:
-                await self._keys.take(session.key.id.hex())
-        elif self._users is not None:
-            await self._users.take(session.user.id.hex())
+        with self._counted():
+            if session is None:
+                if self._peers is not None:
+                    await self._peers.take(peer)
+            elif session.key is not None:
+                if self._keys is not None:
+                    await self._keys.take(session.key.id.hex())
+            elif self._users is not None:
+                await self._users.take(session.user.id.hex())
 
     @asynccontextmanager
     async def login(self, account: str, peer: str) -> AsyncIterator[None]:
@@ -272,15 +284,8 @@ class Limiter:
         """
         account = _digest(account)
         here = f"{account}/{peer}"
-        if self._login_peers is not None:
-            await self._login_peers.check(peer)
-        watched: list[str] = []
-        if self._accounts is not None:
-            watched = [here] if await self._is_known(here) else [here, account]
-            for key in watched:
-                await self._accounts.check(key)
-            for key in watched:
-                await self._accounts.add(key)
+        with self._counted():
+            watched = await self._before_login(account, here, peer)
         try:
             yield
         except Unauthenticated:
@@ -290,20 +295,41 @@ class Limiter:
         if self._accounts is not None:
             for key in watched:
                 await self._accounts.clear(key)
-            await self.counters.ask(lambda storage: storage.incr(f"known/{here}", REMEMBERED))
+            await self.counters.ask(lambda s: s.incr(f"known/{here}", REMEMBERED), of_failures=True)
+
+    async def _before_login(self, account: str, here: str, peer: str) -> list[str]:
+        """The keys of the account's failures that this try counts for, until it succeeds."""
+        if self._login_peers is not None:
+            await self._login_peers.check(peer)
+        if self._accounts is None:
+            return []
+        known = await self.counters.ask(lambda s: s.get(f"known/{here}"), of_failures=True)
+        watched = [here] if known else [here, account]
+        for key in watched:
+            await self._accounts.check(key)
+        for key in watched:
+            await self._accounts.add(key)
+        return watched
 
     async def register(self, account: str, peer: str) -> None:
         """Before a user is made. RateLimited."""
-        if self._register_peers is not None:
-            await self._register_peers.check(peer)
-        if self._registered is not None:
-            await self._registered.check(_digest(account))
-            await self._registered.add(_digest(account))
-        if self._register_peers is not None:
-            await self._register_peers.add(peer)
+        with self._counted():
+            if self._register_peers is not None:
+                await self._register_peers.check(peer)
+            if self._registered is not None:
+                await self._registered.check(_digest(account))
+                await self._registered.add(_digest(account))
+            if self._register_peers is not None:
+                await self._register_peers.add(peer)
 
-    async def _is_known(self, here: str) -> bool:
-        return await self.counters.ask(lambda storage: storage.get(f"known/{here}")) > 0
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except RateLimited as refused:
+            if self._probes is not None:
+                self._probes.rate_limited.labels(limit=refused.limit).inc()
+            raise
 
 
 def _digest(account: str) -> str:
@@ -311,6 +337,6 @@ def _digest(account: str) -> str:
     return hashlib.sha256(account.strip().lower().encode()).hexdigest()[:32]
 
 
-def _too_many(wait: float) -> RateLimited:
+def _too_many(limit: str, wait: float) -> RateLimited:
     wait = max(1, math.ceil(wait))
-    return RateLimited(f"Too many calls. Try again in {wait} s.", wait)
+    return RateLimited(f"Too many calls. Try again in {wait} s.", wait, limit)

@@ -118,6 +118,11 @@ class Probes:
         self.logs_dropped = self._counter(
             "logs_dropped", "Lines of handlers dropped because SQL was too slow."
         )
+        self.rate_limited = self._counter(
+            "rate_limited",
+            "Operations, logins and registrations refused because there were too many.",
+            "limit",
+        )
         self.feed_clients = self._gauge("feed_clients", "Open subscriptions.")
         self.workers_live = Measured(
             "workers_live", "Workers seen within TASKMILL_WORKER_TTL.", registry=self.registry
