@@ -301,3 +301,20 @@ async def test_tasks_without_end_are_noticed(monkeypatch: pytest.MonkeyPatch) ->
         await again.submit()
         with pytest.raises(AssertionError, match="more to run"):
             await bench.drain()
+
+
+async def test_a_declared_schedule_fires_when_told() -> None:
+    """`fire` submits what an `@app.cron` would at its time."""
+    app = Taskmill()
+
+    @app.cron("0 9 * * MON", name="weekly", payload={"n": 3}, priority="HIGH")
+    @app.task
+    async def report(ctx: Context, n: int) -> int:
+        return n
+
+    async with Bench(app) as bench:
+        job = bench.fire("weekly")
+        await bench.drain()
+        assert (job.type, job.title, job.priority.name, job.result) == ("report", "weekly", "HIGH", 3)
+        with pytest.raises(NotFound, match="monthly"):
+            bench.fire("monthly")

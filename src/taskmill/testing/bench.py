@@ -109,6 +109,23 @@ class Bench:
                 return job
         raise NotFound(f"there is no task {id}")
 
+    def fire(self, name: str) -> Job:
+        """Submits the task of a schedule that the app declares with `@app.cron`, as its time would. NotFound."""
+        for spec in self.app.crons:
+            if spec.name == name:
+                return self.add(
+                    Draft(
+                        title=spec.title or spec.name,
+                        payload=spec.payload,
+                        type=spec.type,
+                        queue=spec.queue,
+                        priority=spec.priority,
+                        max_retries=spec.max_retries,
+                        description=spec.description,
+                    )
+                )
+        raise NotFound(f"the app declares no schedule {name!r}")
+
     def clear(self) -> None:
         """Forgets all tasks."""
         self.jobs.clear()
