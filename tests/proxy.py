@@ -138,6 +138,9 @@ class Cable:
         self._loop = asyncio.new_event_loop()
         self._whole = asyncio.Event()
         self._whole.set()
+        self._mended = False
+        self.sent = bytearray()
+        """What clients have sent through it since it was mended."""
         self._connections: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -151,6 +154,7 @@ class Cable:
         self._loop.call_soon_threadsafe(self._whole.clear)
 
     def mend(self) -> None:
+        self._mended = True
         self._loop.call_soon_threadsafe(self._whole.set)
 
     def close(self) -> None:
@@ -174,7 +178,10 @@ class Cable:
         try:
             await self._whole.wait()
             upstream, out = await asyncio.open_connection(*self._server)
-            ways = [asyncio.create_task(self._pump(*way)) for way in ((reader, out), (upstream, writer))]
+            ways = [
+                asyncio.create_task(self._pump(*way))
+                for way in ((reader, out, True), (upstream, writer, False))
+            ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -189,7 +196,7 @@ class Cable:
                 if side is not None:
                     side.transport.abort()
 
-    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, up: bool) -> None:
         """Until the source has ended. What comes while the cable is cut waits here."""
         held = bytearray()
         with suppress(ConnectionError):
@@ -200,6 +207,8 @@ class Cable:
                         return
                     held += data
                 if held and self._whole.is_set():
+                    if up and self._mended:
+                        self.sent += held
                     target.write(bytes(held))
                     held.clear()
                     await target.drain()

@@ -9,7 +9,7 @@ import pytest
 
 from taskmill.errors import Unavailable
 from taskmill.index.connect import IndexOptions
-from taskmill.index.index import Index
+from taskmill.index.index import Index, Next
 from taskmill.model.ids import new_id
 from taskmill.sql.engine import Database
 from taskmill.tasks.claimer import Claimer
@@ -109,21 +109,50 @@ async def test_an_idle_worker_asks_sql_for_a_queue_that_is_being_filled(indexed:
 async def test_what_sql_could_not_claim_is_given_back(
     indexed: Indexed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the worker's next word to the index, and not when the reservation runs out."""
+    """At once, and not when the reservation runs out; until the record answers again nothing more is reserved: other
+    workers can reach it, and may have the tasks."""
     claimer = indexed.claimer("a")
     [task] = await indexed.offered("a")
+    reserving: list[str] = []
+    following = indexed.index.next
 
     async def down(*_: Any, **__: Any) -> Any:
         raise Unavailable("The database does not answer.")
 
+    async def counted(queue: str, **given: Any) -> Next:
+        if given["n"]:
+            reserving.append(queue)
+        return await following(queue, **given)
+
     with monkeypatch.context() as patch:
         patch.setattr(indexed.mill.db, "write", down)
-        with pytest.raises(Unavailable):
-            await claimer.claim(5, suspects=0)
-    assert await indexed.ready("a") == 0
-    await claimer.settle_up()
+        patch.setattr(indexed.mill.db, "read", down)
+        patch.setattr(indexed.index, "next", counted)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await claimer.claim(5, suspects=0)
+        assert reserving == ["a"]
     assert await indexed.ready("a") == 1
     assert [c.id for c in await claimer.claim(5, suspects=0)] == [task]
+    await claimer.close()
+
+
+async def test_what_was_claimed_is_run_though_sql_fails_then(
+    indexed: Indexed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index is being filled, so SQL is asked for more than it offered; that it does not answer any more loses nothing."""
+    claimer = indexed.claimer("b")
+    await indexed.index._client.flushall()
+    await indexed.index.reset("b", b"h" * 16)
+    [task] = await indexed.offered("b")
+
+    async def down(*_: Any, **__: Any) -> Any:
+        raise Unavailable("The database does not answer.")
+
+    monkeypatch.setattr(claimer, "_take_from_sql", down)
+    assert [c.id for c in await claimer.claim(5, suspects=0)] == [task]
+    with pytest.raises(Unavailable):
+        await claimer.claim(5, suspects=0)
     await claimer.close()
 
 

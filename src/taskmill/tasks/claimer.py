@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
-from taskmill.errors import IndexUnavailable
+from taskmill.errors import IndexUnavailable, Unavailable
 from taskmill.index.index import Index, Next, Reserved
 from taskmill.model.clock import boottime
 from taskmill.model.ids import new_op
@@ -43,6 +44,8 @@ PARKED: Final = 1000
 PAYDAY: Final = 1.0
 """Seconds after which debts are paid when no claim did. With the claim's deadline it ends before a reservation does."""
 
+_ONE: Final = sa.select(sa.literal(1))
+
 
 @dataclass(slots=True)
 class _Debts:
@@ -69,6 +72,8 @@ class Claimer:
         self._parked: list[tuple[float, str, Reserved]] = []
         self._turn = 0
         self._idle = False
+        self._cut_off = False
+        """SQL did not answer the last claim."""
         self.fruitless = False
         """The last claim was offered tasks and could take none of them (cancelled since, suspects without room): others
         may stand behind these, so ask again at once."""
@@ -82,9 +87,20 @@ class Claimer:
 
         `wait`: when the index has nothing for us, our name is put on its list of those to wake. `note`: what the claim
         brings is noted in the worker's row.
-        Unavailable when SQL does not answer: what was reserved comes back by itself.
+        Unavailable when SQL does not answer: what was reserved is given back at once, and nothing more is reserved until
+        it answers again: a worker that is cut off from the record would only keep tasks from the others.
         """
-        n = min(n, BATCH)
+        if self._cut_off:
+            await self._mill.db.read(lambda c: c.execute(_ONE).scalar_one())
+            self._cut_off = False
+        try:
+            return await self._claim(min(n, BATCH), suspects, wait, note)
+        except Exception:
+            self._cut_off = True
+            await self.settle_up()
+            raise
+
+    async def _claim(self, n: int, suspects: int, wait: bool, note: Note | None) -> list[Claimed]:
         sent = boottime()
         reserved, blind = await self._reserve(n, suspects, wait)
         this = Claim(self._worker, self._mill.options.lease, sent, suspects, note=note)
@@ -98,7 +114,11 @@ class Claimer:
                 op=new_op(),
                 note=note and note.after(c.id for c in claimed),
             )
-            claimed += (await self._take_from_sql(n - len(claimed), rest)).claimed
+            try:
+                claimed += (await self._take_from_sql(n - len(claimed), rest)).claimed
+            except Unavailable:
+                if not claimed:  # what there is must run, or its leases run out
+                    raise
         self.fruitless = bool(reserved) and not claimed
         if len(claimed) >= n:
             # Perhaps no slot is left, and no next call is near: a reservation must not outlive its time unconfirmed.
