@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from taskmill.errors import ConfigError
 from taskmill.model.ids import id_text
 from taskmill.model.port import Draft, Port
+from taskmill.runtime import logs
 from taskmill.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ T = TypeVar("T")
 
 
 def connect() -> Port:
-    """A port, not yet open. ConfigError says what has to be set."""
+    """A port, not yet open. ConfigError says what has to be set. Any thread: it loads modules and settings."""
+    logs.to_logging()
     settings = Settings.load()
     if settings.api_url is not None:
         from taskmill.client.client import Client
@@ -45,11 +47,10 @@ def connect() -> Port:
 
 def producer(settings: Settings) -> Port:
     """Straight to SQL and Redis, as the service user."""
+    from taskmill.compose import Parts, open_record
     from taskmill.tasks.producer import Producer
 
     async def opener(stack: AsyncExitStack) -> tuple[Mill, Submitter]:
-        from taskmill.compose import Parts, open_record
-
         db = await open_record(settings, stack, migrate=False)
         parts = Parts(settings, stack, db)
         await parts.open()

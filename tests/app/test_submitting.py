@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +30,7 @@ from taskmill.model.task import Ended, Outcome
 from taskmill.sql import schema
 from taskmill.tasks.producer import Producer
 from tests.app.test_context import Port as RunPort
-from tests.support import free_port
+from tests.support import ROOT, RedisServer, free_port
 from tests.tasks.kit import World
 from tests.tasks.kit import world as world  # noqa: PLC0414
 
@@ -152,6 +155,30 @@ def straight_url(store_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return store_url
 
 
+ASYNC = "import asyncio\nasync def main(): print((await make_receipt.submit(1, [])).id)\nasyncio.run(main())"
+SYNC = "print(make_receipt.submit_sync(1, []).id)"
+
+
+@pytest.mark.parametrize("sql_engine", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(("body", "there"), [(SYNC, True), (ASYNC, False)], ids=["sync", "async"])
+async def test_a_script_ends_cleanly_and_keeps_its_output(
+    straight: World, private_redis: RedisServer, body: str, there: bool
+) -> None:
+    """What it opened is closed at its end; what we have to say (Redis is away) is for `logging`, not for its output."""
+    script = f"from tests.e2e.typed import make_receipt\n{body}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)} | (
+        {"REDIS_URL": private_redis.url} if there else {}
+    )
+    command = [sys.executable, "-W", "default::ResourceWarning", "-c", script]
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    assert [parse_id(done.stdout.strip())] == [row.id for row in await straight.rows()]
+    assert "Warning" not in done.stderr
+    assert ("index.lost" in done.stderr) == (not there)
+
+
 @pytest.mark.parametrize("sql_engine", ["mariadb"], indirect=True)
 async def test_a_database_that_is_away(straight_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unavailable, and the next call tries again; one that refuses us is a StartError."""
@@ -170,7 +197,10 @@ async def test_a_database_that_is_away(straight_url: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("sql_engine", ["mariadb"], indirect=True)
 async def test_many_first_calls_open_it_once(straight: World) -> None:
-    """Concurrent submits share the connection that the first one opens."""
+    """Concurrent submits share the connection that the first one opens; that one may be cancelled meanwhile."""
+    first = asyncio.create_task(add.submit(0, 0))
+    await asyncio.sleep(0)
+    first.cancel()
     tasks = await asyncio.gather(*(add.submit(n, n) for n in range(20)))
     assert len({task.id for task in tasks}) == len(await straight.rows()) == 20
     assert len(await straight.table(schema.users)) == 1

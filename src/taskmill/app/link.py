@@ -30,6 +30,7 @@ class _Links:
 
     def __init__(self) -> None:
         self.ports: dict[Key, tuple[Port, AsyncGenerator[None, None]]] = {}
+        self.opening: dict[Key, asyncio.Task[Port]] = {}
         self.lock = threading.Lock()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.stop: Callable[[], object] | None = None
@@ -46,14 +47,31 @@ async def port() -> Port:
     loop = asyncio.get_running_loop()
     key: Key = (loop, connector())
     held = _links.ports.get(key)
-    if held is None:
-        for other in [k for k in _links.ports if k[0].is_closed()]:
-            del _links.ports[other]
-        made = _connected()
-        keeper = _keep(key, made)
-        _links.ports[key] = held = (made, keeper)
-        await anext(keeper)
-    return held[0]
+    if held is not None:
+        return held[0]
+    opening = _links.opening.get(key)
+    if opening is None:
+        opening = _links.opening[key] = loop.create_task(_open(key), name="taskmill:port")
+        opening.add_done_callback(lambda done: _opened(key, done))
+    return await asyncio.shield(opening)  # who is cancelled does not take it from the others
+
+
+async def _open(key: Key) -> Port:
+    for other in [k for k in _links.ports if k[0].is_closed()]:
+        del _links.ports[other]
+    in_run = current_run() is not None
+    # By the settings it loads them and all that they name, which takes a while: not on a loop that serves others.
+    made = _connected(in_run) if key[1] is not None else await asyncio.to_thread(_connected, in_run)
+    keeper = _keep(key, made)
+    _links.ports[key] = (made, keeper)
+    await anext(keeper)
+    return made
+
+
+def _opened(key: Key, done: asyncio.Task[Port]) -> None:
+    _links.opening.pop(key, None)
+    if not done.cancelled():
+        done.exception()  # who still waits has it
 
 
 def now() -> datetime:
@@ -62,11 +80,11 @@ def now() -> datetime:
     return datetime.now(UTC) if clock is None else clock()
 
 
-def _connected() -> Port:
+def _connected(in_run: bool) -> Port:
     try:
         return connect()
     except ConfigError as error:
-        if current_run() is None:
+        if not in_run:
             raise
         # `submit` needs no port here, so this one wants to look at a task.
         raise ConfigError(

@@ -192,6 +192,31 @@ def _is_terminal(stream: IO[str] | None) -> bool:
 # -- processors ------------------------------------------------------------------------------------------
 
 
+def to_logging() -> None:
+    """For a program that is not ours: what we log goes to standard `logging`, as `taskmill…`, and not to its output.
+
+    What the program itself has set up for structlog, before or after, holds instead.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.stdlib.filter_by_level,
+                structlog.processors.format_exc_info,
+                _clean,
+                _sentence,
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            cache_logger_on_first_use=False,
+        )
+
+
+def _sentence(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    head, trace = event.pop("event", ""), event.pop("exception", None)
+    words = " ".join([str(head), *(f"{name}={value}" for name, value in event.items())])
+    return f"{words}\n{trace}" if trace else words
+
+
 def _shared(console: bool) -> list[Processor]:
     return [
         structlog.contextvars.merge_contextvars,
