@@ -23,11 +23,11 @@ CALM: Final = 10.0
 T = TypeVar("T")
 
 
-class _Out(msgspec.Struct, frozen=True, rename="camel"):
+class _Out(msgspec.Struct, rename="camel"):
     """Sent: fields in camelCase."""
 
 
-class _In(msgspec.Struct, frozen=True, rename="camel"):
+class _In(msgspec.Struct, rename="camel"):
     """Received."""
 
 
