@@ -176,6 +176,7 @@ async def running(
     options: ApiOptions | None = None,
     first_admin: bool = False,
     expiration: timedelta = timedelta(hours=1),
+    previous: bytes | None = None,
     index: Index | None = None,
     feed_buffer: int = 1000,
     limits: IndexOptions | None = None,
@@ -185,7 +186,7 @@ async def running(
     probes = Probes()
     mill = Mill(db, index, LocalBell(), TaskOptions(), probes)
     submitter, feed = Submitter(mill), Feed(db, mill.bell, probes, buffer=feed_buffer)
-    auth = AuthOptions(SECRET, expiration, bcrypt_rounds=4, first_admin=first_admin)
+    auth = AuthOptions(SECRET, expiration, bcrypt_rounds=4, first_admin=first_admin, previous=previous)
     accounts = Accounts(db, rounds=auth.bcrypt_rounds, first_admin=auth.first_admin)
     desk = Desk(mill, submitter)
     options = options or ApiOptions(development=True)

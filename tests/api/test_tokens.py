@@ -17,7 +17,7 @@ import pytest
 from taskmill.api import auth as auth_module
 from taskmill.api.auth import Tokens, key_id
 from taskmill.errors import Unauthenticated
-from tests.api.kit import SECRET, Api
+from tests.api.kit import SECRET, Api, running
 from tests.api.test_auth import ME, user_id
 from tests.api.wire import Answer, exchange, request
 
@@ -218,6 +218,14 @@ class TestRotation:
         """Without JWT_SECRET_PREVIOUS its tokens are 401."""
         user = (await api.accounts.list())[0]
         assert (await api.post({"query": ME}, token=old.issue(user))).status_code == 401
+
+    async def test_served(self, store_url: str) -> None:
+        """A server that is given both takes what the one of before signed."""
+        async with running(store_url, previous=OTHER) as api:
+            await api.register("user")
+            user = (await api.accounts.list())[0]
+            token = Tokens(OTHER, timedelta(hours=1), api.accounts).issue(user)
+            assert (await api.ok(ME, token=token))["me"]["email"] == "user@example.com"
 
     async def test_kid_is_no_choice(self, api: Api, new: Tokens) -> None:
         """A token that names the one secret and is signed with the other is none."""

@@ -326,6 +326,17 @@ def test_production_refuses_a_missing_or_short_secret(secret: str | None) -> Non
     assert not secret or secret not in caught.value.message
 
 
+def test_the_secret_of_before() -> None:
+    """It is optional; in production a short one is refused, elsewhere it is stretched as JWT_SECRET is."""
+    assert load().auth_options().previous is None
+    other = GOOD_SECRET[::-1]
+    options = load(JWT_SECRET=GOOD_SECRET, JWT_SECRET_PREVIOUS=other, APP_ENV="production").auth_options()
+    assert (options.secret, options.previous) == (GOOD_SECRET.encode(), other.encode())
+    with pytest.raises(ConfigError, match="JWT_SECRET_PREVIOUS: expected at least 32 bytes"):
+        load(JWT_SECRET=GOOD_SECRET, JWT_SECRET_PREVIOUS="short", APP_ENV="production").auth_options()
+    assert load(JWT_SECRET_PREVIOUS="short").auth_options().previous == load(JWT_SECRET="short").secret()
+
+
 def test_production_refuses_a_missing_app() -> None:
     """The demonstration handlers are nothing for production."""
     with pytest.raises(ConfigError, match="--app"):
