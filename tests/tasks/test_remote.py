@@ -28,6 +28,7 @@ from taskmill.tasks.remote import (
     settle_remote,
     worker_id,
 )
+from taskmill.upkeep.rescue import expire_leases
 from tests.tasks.kit import ANN, BOB, DONE, FAILED, LEASE, REGISTRY, World, new
 
 WORKER, OTHER = worker_id(ANN, b"1" * 16), worker_id(BOB, b"1" * 16)
@@ -283,3 +284,17 @@ async def test_queues_are_counted_for_a_user_or_for_all(world: World) -> None:
     assert oldest["mail"] == (await world.row(first.id)).check_at
     assert oldest["default"] is None
     assert run.id != first.id
+
+
+async def test_a_restart_leaves_remote_runs_alone(world: World) -> None:
+    """`up` ends the leases of its own past at its start; a remote worker lives on, and its lease with it."""
+    await register(world)
+    [row] = await world.submit()
+    claimer = Claimer(world.mill, WORKER, ["default"], REGISTRY)
+    [run] = await claimer.claim(1, suspects=0, note=Note(new_op()))
+    await claimer.close()
+    [local] = await world.running(worker=OTHER)
+    await expire_leases(world.mill)
+    assert run.id == row.id
+    assert await world.due_in(run.id) > LEASE - 10
+    assert await world.due_in(local.id) <= 0

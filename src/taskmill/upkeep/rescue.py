@@ -19,7 +19,7 @@ from taskmill.model.ids import new_op
 from taskmill.model.state import Status, Verb
 from taskmill.model.task import Claimed, Ended, Outcome
 from taskmill.sql.dialect import db_now
-from taskmill.sql.schema import tasks
+from taskmill.sql.schema import tasks, workers
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.row import TaskRow, select_rows, to_row
 from taskmill.tasks.scan import due_ids
@@ -40,7 +40,12 @@ _LOCK: Final = (
 )
 
 
-_EXPIRE: Final = sa.update(tasks).where(_T.status == int(Status.PROCESSING)).values(check_at=db_now())
+_REMOTE: Final = sa.select(workers.c.boot_id).where(workers.c.claim_op.is_not(None))
+_EXPIRE: Final = (
+    sa.update(tasks)
+    .where(_T.status == int(Status.PROCESSING), sa.or_(_T.worker_id.is_(None), _T.worker_id.not_in(_REMOTE)))
+    .values(check_at=db_now())
+)
 
 
 def rescue(connection: Connection, ids: Sequence[bytes], policy: Policy, rng: Random) -> list[Settlement]:
@@ -72,7 +77,8 @@ async def rescue_lost(mill: Mill, batch: int) -> int:
 
 
 async def expire_leases(mill: Mill) -> None:
-    """End every lease. Only for who knows that no worker lives: the owner of a SQLite file's lock, before it starts one."""
+    """End every lease but those of remote workers. Only for who knows that no other worker lives: the owner of a SQLite
+    file's lock, before it starts one."""
 
     def work(connection: Connection) -> None:
         connection.execute(_EXPIRE)
