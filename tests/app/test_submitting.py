@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import make_url
 
 from taskmill import Context, Taskmill
@@ -17,6 +18,7 @@ from taskmill.client.port import ClientPort
 from taskmill.errors import (
     ConfigError,
     Conflict,
+    Forbidden,
     NotFound,
     StartError,
     TaskCancelled,
@@ -28,6 +30,7 @@ from taskmill.model.port import connect
 from taskmill.model.state import Priority, Status
 from taskmill.model.task import Ended, Outcome
 from taskmill.sql import schema
+from taskmill.sql.dialect import db_now
 from taskmill.tasks.producer import Producer
 from tests.app.test_context import Port as RunPort
 from tests.support import ROOT, RedisServer, free_port
@@ -156,6 +159,23 @@ def straight_url(store_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 ASYNC = "import asyncio\nasync def main(): print((await make_receipt.submit(1, [])).id)\nasyncio.run(main())"
+
+
+@pytest.mark.parametrize("sql_engine", ["mariadb"], indirect=True)
+async def test_a_program_whose_user_is_disabled_stops(
+    straight: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a minute (here none)."""
+    await add.submit(1, 2)
+    await straight.db.write(lambda c: c.execute(sa.update(schema.users).values(disabled_at=db_now())))
+    await add.submit(3, 4)
+    monkeypatch.setattr("taskmill.tasks.producer.CHECK_EVERY", -1.0)
+    with pytest.raises(Forbidden, match="'billing' is disabled"):
+        await add.submit(5, 6)
+    assert len(await straight.rows()) == 2
+    await app.close()
+
+
 SYNC = "print(make_receipt.submit_sync(1, []).id)"
 
 

@@ -226,7 +226,7 @@ class Broken(BaseModel):
     @field_validator("n")
     @classmethod
     def fails(cls, value: int) -> int:
-        raise OSError("the validator's database is away")
+        raise OSError("the validator's database is away") if value == 1 else SystemExit(value)
 
 
 async def test_a_validator_that_fails_is_a_failed_run() -> None:
@@ -236,11 +236,10 @@ async def test_a_validator_that_fails_is_a_failed_run() -> None:
 
     async def handler_async(ctx: Context, payload: Broken) -> None: ...
 
-    for outcome in (
-        execute_blocking(registered(handler), of := Context(Port(), b"i" * 16, 1, 1, payload={"n": 1})),
-        await execute(registered(handler_async), of),
-    ):
-        assert (outcome.error_type, outcome.retry) == ("OSError", True)
+    for n, error in ((1, "OSError"), (2, "SystemExit")):
+        ctx = Context(Port(), b"i" * 16, 1, 1, payload={"n": n})
+        one, two = execute_blocking(registered(handler), ctx), await execute(registered(handler_async), ctx)
+        assert (one.error_type, one.retry) == (two.error_type, two.retry) == (error, True)
 
 
 @dataclass

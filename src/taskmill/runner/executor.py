@@ -45,7 +45,7 @@ async def execute(handler: AnyHandler, ctx: Context) -> Outcome:
             args, kwargs = handler.params.load(ctx.payload)
         except InvalidPayload as error:
             return refused(error)
-        except Exception as error:  # noqa: BLE001 (a validator of a user's model may fail in any way)
+        except BaseException as error:  # noqa: BLE001 (a validator of a user's model may fail in any way)
             return failed(error, ctx, handler)
         try:
             value = await handler.function(ctx, *args, **kwargs)
@@ -61,7 +61,7 @@ def execute_blocking(handler: AnyHandler, ctx: Context) -> Outcome:
             args, kwargs = handler.params.load(ctx.payload)
         except InvalidPayload as error:
             return refused(error)
-        except Exception as error:  # noqa: BLE001 (as above)
+        except BaseException as error:  # noqa: BLE001 (as above)
             return failed(error, ctx, handler)
         try:
             value = handler.function(ctx, *args, **kwargs)

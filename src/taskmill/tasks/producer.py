@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from taskmill.errors import NotFound, StartError, Unavailable
+from taskmill.model.clock import boottime
 from taskmill.model.ids import id_text, parse_id
 from taskmill.model.port import Draft, Seen
 from taskmill.model.state import TERMINAL
@@ -22,8 +24,10 @@ from taskmill.tasks.mill import Mill
 from taskmill.tasks.service import service_user
 from taskmill.tasks.submit import Submitter
 
+CHECK_EVERY: Final = 60.0
+"""Seconds for which a program that goes on submitting does not look whether its user was disabled."""
 Opener = Callable[[AsyncExitStack], Awaitable[tuple[Mill, Submitter]]]
-ABSENT = "There is no such task."
+ABSENT: Final = "There is no such task."
 
 
 class Producer:
@@ -35,9 +39,13 @@ class Producer:
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
         self._parts: tuple[Mill, Submitter, bytes] | None = None
+        self._checked = 0.0
 
     async def submit(self, drafts: Sequence[Draft]) -> list[str]:
-        _, submitter, user = await self._opened()
+        mill, submitter, user = await self._opened()
+        if boottime() > self._checked + CHECK_EVERY:
+            user = await self._service_user(mill)
+            self._parts = (mill, submitter, user)
         rows = await submitter.submit([new_task(draft, user) for draft in drafts])
         return [id_text(row.id) for row in rows]
 
@@ -92,12 +100,19 @@ class Producer:
                 if error.__cause__ is not None and is_transient(error.__cause__):
                     raise Unavailable(error.message) from error
                 raise
-            name = self._service_name
-            user = await mill.db.write(
-                lambda c: service_user(c, name), resend=lambda c: service_user(c, name)
-            )
+            user = await self._service_user(mill)
             self._stack = stack.pop_all()
         return mill, submitter, user
+
+    async def _service_user(self, mill: Mill) -> bytes:
+        """Its id. Forbidden when it was disabled."""
+
+        def work(connection: Connection) -> bytes:
+            return service_user(connection, self._service_name)
+
+        user = await mill.db.write(work, resend=work)
+        self._checked = boottime()
+        return user
 
 
 def new_task(draft: Draft, user_id: bytes) -> NewTask:
