@@ -72,3 +72,20 @@ async def test_what_is_given_back_is_offered_at_once(world: World, source: Local
     await world.mill.flush()
     [again] = await asyncio.wait_for(source.claim(2, suspects=0, wait=60.0), 5)
     assert (again.id, again.fence, again.attempts) == (run.id, 2, 1)
+
+
+async def test_a_silent_index_holds_up_no_submit(database: Database, private_redis: RedisServer) -> None:
+    """It is there and does not answer, for longer than this test waits: tasks are accepted all the same, since the push
+    comes after the answer."""
+    index = Index(IndexOptions(private_redis.url, timeout=60.0, hold=120.0))
+    world = World(database, index=index)
+    private_redis.pause()
+    try:
+        for _ in range(3):
+            await asyncio.wait_for(world.submit(), 20)
+        assert world.mill._offering is not None, "the push is still on its way"
+    finally:
+        private_redis.resume()
+    await world.submitter.drain()
+    await world.mill.flush()
+    await index.aclose()
