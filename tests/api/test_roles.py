@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import pytest
 import strawberry
@@ -161,13 +161,29 @@ class Secret:
         return Secret()
 
 
+@open_to(Role.ADMIN)
+@strawberry.type
+class Narrow:
+    word: str = "word"
+
+
 @strawberry.type
 class Silent:
     word: str = "word"
 
 
+@open_to(*Role)
+@strawberry.type
+class Common:
+    word: str = "word"
+
+
 @strawberry.type
 class Query:
+    @strawberry.field(metadata=allow(*Role))
+    def either(self) -> list[Annotated[Common | Narrow, strawberry.union("Either")]]:
+        return [Common(), Narrow()]
+
     @strawberry.field(metadata=allow(*PEOPLE))
     def secret(self) -> Secret:
         return Secret()
@@ -215,6 +231,8 @@ async def asked(query: str) -> list[str]:
         ("{ wide { plain } }", ["wide", "plain"]),
         ("{ silent { word } }", ["word"]),
         ("{ forgotten }", ["forgotten"]),
+        ("{ either { ... on Common { word } } }", ["either"]),
+        ("{ either { ... on Narrow { word } } }", ["either", "word"]),
     ],
 )
 async def test_where_checks_run(query: str, checks: list[str]) -> None:
