@@ -37,6 +37,8 @@ LAST_YEAR: Final = 9990
 """Beyond it nothing fires: the calendar of Python ends soon after."""
 
 _FIELD: Final = re.compile(r"[0-9A-Z*,/#-]+")
+_ONE: Final = re.compile(r"(?<![0-9A-Z])0*([0-9A-Z]+)-0*\1/0*[1-9][0-9]*(?![0-9A-Z/])")
+"""A range of one number, with a step."""
 _SECOND: Final = timedelta(seconds=1)
 _MINUTE: Final = timedelta(minutes=1)
 _STRIDE: Final = timedelta(hours=6)
@@ -118,7 +120,8 @@ def _normal(expression: str) -> str:
     for name, part in zip(FIELDS, parts, strict=True):
         if not _FIELD.fullmatch(part):
             raise ValueError(f"cron: the {name} may hold digits, names and * , - / # only")
-    return " ".join(parts)
+    # cronsim reads 5-5/2 as 5/2: from 5 to the end.
+    return " ".join(_ONE.sub(r"\1", part) for part in parts)
 
 
 def _known(zone: str) -> str:
@@ -229,9 +232,8 @@ class Cron:
     # ---- fixed times ------------------------------------------------------------------------------------------------
 
     def _after_fixed(self, at: datetime) -> datetime:
-        # A day earlier on the wall: what does not exist fires later than its name says.
-        wall = self._wall(at) - _MARGIN
-        for candidate in self._walls(wall):
+        # What the wall has shown up to now has fired: the first time that it shows something only grows.
+        for candidate in self._walls(self._wall(at)):
             found = self._instant(candidate)
             if found > at:
                 return found
