@@ -14,6 +14,7 @@ from taskmill.model.state import Priority, Status
 from taskmill.sql import schema
 from taskmill.sql.dialect import from_now
 from taskmill.tasks.update import TaskChanges, update
+from taskmill.upkeep import fold as fold_module
 from taskmill.upkeep.fold import fold, fold_journal, journal_lag, trim_journal
 from taskmill.upkeep.leader import Leadership, hold, vacate
 from tests.tasks.kit import ANN, BOB, DONE, FAILED, World, new, numbers
@@ -22,6 +23,23 @@ from tests.tasks.kit import ANN, BOB, DONE, FAILED, World, new, numbers
 async def folded(world: World) -> dict[tuple[str, int, int], int]:
     rows = await world.table(schema.counts)
     return {(r.queue, r.priority, r.status): r.n for r in rows if r.n}
+
+
+async def test_rows_with_many_changes_are_fewer_a_batch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction is bounded by the changes in it: the rest is for the next one, and every count is right at the end."""
+    monkeypatch.setattr(fold_module, "FIRST", 1)
+    monkeypatch.setattr(fold_module, "CHANGES", 20)
+    for _ in range(6):
+        await world.submit(n=10)
+    assert await fold_journal(world.mill, 500) == 500  # there may be more
+    count, _ = await journal_lag(world.mill)
+    assert count == 3
+    assert await fold_journal(world.mill, 500) == 500
+    assert (await journal_lag(world.mill))[0] == 0
+    assert await fold_journal(world.mill, 500) == 0
+    assert sum(row.n for row in await world.table(schema.counts)) == 60
 
 
 async def test_the_journal_becomes_counts(world: World) -> None:

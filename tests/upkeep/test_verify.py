@@ -16,8 +16,10 @@ from taskmill.model.state import Status
 from taskmill.sql.engine import Database
 from taskmill.tasks.cancel import cancel
 from taskmill.tasks.claimer import Claimer
+from taskmill.upkeep import scheduler as scheduler_module
 from taskmill.upkeep import verify as verify_module
 from taskmill.upkeep.options import UpkeepOptions
+from taskmill.upkeep.scheduler import Scheduler
 from taskmill.upkeep.verify import Verifier, drop_dead
 from tests.support import RedisServer, wait_until
 from tests.tasks.kit import ANN, BOB, REGISTRY, World, new
@@ -77,6 +79,26 @@ async def test_an_empty_index_is_filled(indexed: Indexed) -> None:
     assert answer.generation is not None
     assert not answer.filling
     assert verifier.queues == ["default", "mail"]
+
+
+async def test_a_queue_that_is_empty_and_unserved_is_forgotten(indexed: Indexed) -> None:
+    """Users choose the names of queues, and each costs a call a turn; a task that comes to it again is offered all the
+    same."""
+    [row] = await indexed.quietly(new(queue="once"))
+    kept = set(await indexed.quietly(n=3))
+    verifier = Verifier(indexed.mill, indexed.index, OPTIONS)
+    await turns(verifier)
+    assert verifier.queues == ["default", "once"]
+    await cancel(indexed.mill, row, ANN)
+    for _ in range(2):  # a whole walk lies between the two
+        verifier._full_at = 0.0
+        await turns(verifier)
+    assert verifier.queues == ["default"]
+    [again] = await indexed.quietly(new(queue="once"))
+    await turns(verifier)
+    assert again in await indexed.proposed("once")
+    assert not (await indexed.index.next("once", n=0)).filling
+    assert await indexed.proposed() == kept
 
 
 async def test_a_row_that_was_never_pushed_is_repaired(indexed: Indexed) -> None:
@@ -231,6 +253,31 @@ async def test_a_generation_that_went_while_filling_is_forgotten(indexed: Indexe
     [task] = await indexed.quietly()
     await turns(verifier, 3)
     assert await indexed.proposed() == {task}
+
+
+async def test_the_pass_over_dead_entries_goes_on_where_it_stopped(
+    indexed: Indexed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue at which a turn fails, or takes too long, does not keep the next turn from the queues behind it."""
+    await indexed.quietly(*(new(queue=queue) for queue in ("a", "b", "c")))
+    scheduler = Scheduler(indexed.mill, OPTIONS)
+    assert scheduler.verifier is not None
+    await turns(scheduler.verifier)
+    asked: list[str] = []
+
+    async def failing(_: object, __: object, queue: str) -> int:
+        asked.append(queue)
+        if asked == ["a", "b"]:
+            raise IndexUnavailable("away")
+        return 0
+
+    monkeypatch.setattr(scheduler_module, "drop_dead", failing)
+    with pytest.raises(IndexUnavailable):
+        await scheduler._dead()
+    await scheduler._dead()
+    assert asked == ["a", "b", "c"]
+    await scheduler._dead()
+    assert asked[3:] == ["a", "b", "c"]
 
 
 async def test_dead_entries_are_dropped_and_live_ones_given_back(indexed: Indexed) -> None:

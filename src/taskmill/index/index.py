@@ -86,7 +86,6 @@ class Index:
         self._owned = client is None
         self._slots = asyncio.Semaphore(options.connections)
         self._breakers: dict[str, Breaker] = {}
-        self._generations: dict[str, bytes | None] = {}
         self._policy = Policy(refuse=options.refuse_evicting)
         self._look_at = 0.0
         self._looking: asyncio.Task[None] | None = None
@@ -105,7 +104,6 @@ class Index:
             arguments = self._pushed(queue, entries[first : first + MOST], generation)
             reply = await self._run(queue, "push", arguments, (entry.fair for entry in entries))
             known, count = reply if reply is not None else (None, 0)
-            self._generations[queue] = known
             added += int(count)
             if known is None:
                 break
@@ -178,7 +176,6 @@ class Index:
         reply = await self._run(queue, "reset", [generation])
         if reply is None:  # it was damaged, and is gone now
             reply = await self._run(queue, "reset", [generation])
-        self._generations[queue] = reply
         if reply is None:
             raise IndexUnavailable(f"the index of queue {queue!r} is damaged again and again")
         return bytes(reply)
@@ -220,18 +217,16 @@ class Index:
 
     async def health(self) -> dict[str, Any]:
         """A real script call, also while the breaker is open. IndexUnavailable (Evicting) when it fails, else `latency` (s),
-        `server`, `version`, `maxmemory_policy`, `warnings`, and the `generations` this process has seen (hex)."""
+        `server`, `version`, `maxmemory_policy` and `warnings`."""
         began = time.monotonic()
         memory, latency = await self._probe(""), time.monotonic() - began
         server = await self._info("", "server")
-        seen = {queue: known.hex() if known else None for queue, known in self._generations.items()}
         return {
             "latency": round(latency, 6),
             "server": server.get("server_name", "redis"),
             "version": server.get("valkey_version") or server.get("redis_version"),
             "maxmemory_policy": memory.get("maxmemory_policy"),
             "warnings": [wrong] if (wrong := complaint(memory)) else [],
-            "generations": seen,
         }
 
     async def aclose(self) -> None:
@@ -304,10 +299,8 @@ class Index:
 
     def _next(self, queue: str, reply: Any, token: bytes) -> Next:
         if reply is None or reply[0] is None:
-            self._generations[queue] = None
             return Next(None, False, False)
         generation, fill, paused, more, *flat = reply
-        self._generations[queue] = generation
         reserved = [Reserved(one, fair, token) for one, fair in zip(flat[::2], flat[1::2], strict=True)]
         return Next(generation, bool(fill), bool(paused), reserved, bool(more))
 

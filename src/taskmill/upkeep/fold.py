@@ -6,6 +6,7 @@ unfolded rows in one snapshot has the exact numbers, whatever the order of commi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,11 +21,15 @@ from taskmill.tasks.mill import Mill
 _J: Final = journal.c
 _TAKE: Final = (
     sa.select(_J.seq, _J.changes)
-    .where(_J.folded == 0)
+    .where(_J.folded == 0, _J.seq > sa.bindparam("after"))
     .order_by(_J.seq)
     .limit(sa.bindparam("n"))
     .with_for_update(skip_locked=True)
 )
+FIRST: Final = 50
+"""Rows that are read first: one may hold a change, or a thousand of them."""
+CHANGES: Final = 10_000
+"""Changes after which no more rows are taken into one transaction."""
 _SEQS: Final[sa.BindParameter[Any]] = sa.bindparam("seqs", expanding=True)
 _MARK: Final = sa.update(journal).where(_J.seq.in_(_SEQS)).values(folded=1)
 _DELTA: Final = Shape("d", user="hex", queue="text", priority="int", status="int", delta="int")
@@ -39,17 +44,29 @@ _ADD: Final = insert_or_add(
 
 
 def fold(connection: Connection, n: int, kind: str) -> int:
-    """Fold up to n journal rows; how many there were. Rows that another fold holds are passed over."""
-    rows = list(connection.execute(_TAKE, {"n": n}))
-    if not rows:
+    """Fold up to n journal rows, fewer when they hold many changes; how many there were, n also when it stopped for that.
+    Rows that another fold holds are passed over."""
+    sums: Counter[tuple[bytes, str, int, int]] = Counter()
+    seqs: list[int] = []
+    changes, size = 0, FIRST
+    while len(seqs) < n and changes < CHANGES:
+        size = min(size, n - len(seqs))
+        rows = list(connection.execute(_TAKE, {"n": size, "after": seqs[-1] if seqs else 0}))
+        decoded = [decode(row.changes) for row in rows]
+        sums.update(tally(change for part in decoded for change in part))
+        seqs += [row.seq for row in rows]
+        changes += sum(map(len, decoded))
+        if len(rows) < size:
+            break
+        size *= 2
+    if not seqs:
         return 0
-    sums = tally(change for row in rows for change in decode(row.changes))
     # Sorted, so that two folds lock the counts in the same order.
-    deltas = [(*key, delta) for key, delta in sorted(sums.items())]
+    deltas = [(*key, delta) for key, delta in sorted(sums.items()) if delta]
     if deltas:
         connection.execute(_ADD[kind], {"rows": doc(deltas)})
-    connection.execute(_MARK, {"seqs": [row.seq for row in rows]})
-    return len(rows)
+    connection.execute(_MARK, {"seqs": seqs})
+    return n if changes >= CHANGES else len(seqs)
 
 
 async def fold_journal(mill: Mill, n: int) -> int:

@@ -61,6 +61,7 @@ class Scheduler:
         self._low = 0
         self._reported = boottime()
         self._retained: datetime | None = None
+        self._dead_after = ""
         self._late = Late(options.misfire_after, options.misfire_grace)
         self._timed = False
         self.leadership = Leadership(mill.db, new_id(), options.leader_ttl)
@@ -198,10 +199,17 @@ class Scheduler:
             return self._options.verify
 
     async def _dead(self) -> float:
-        dropped = 0
-        if self._mill.index is not None and self.verifier is not None:
-            for queue in self.verifier.queues:
-                dropped += await drop_dead(self._mill, self._mill.index, queue)
+        """Queue by queue, in parts: what a turn has no time for, or fails at, does not keep the next one from the rest."""
+        if self._mill.index is None or self.verifier is None:
+            return DEAD
+        began, dropped = boottime(), 0
+        queues = self.verifier.queues
+        for queue in [q for q in queues if q > self._dead_after]:
+            if boottime() - began > TURN / 4:
+                return 1.0
+            self._dead_after = queue
+            dropped += await drop_dead(self._mill, self._mill.index, queue)
+        self._dead_after = ""
         if dropped:
             log.info("verify.dead", dropped=dropped)
         return DEAD

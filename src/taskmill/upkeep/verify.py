@@ -68,7 +68,10 @@ class Verifier:
         self._generations: dict[str, bytes] = {}
         self._run_ids: dict[str, str] = {}
         self._filling: set[str] = set()
-        self._queues: frozenset[str] = frozenset()
+        self._served: frozenset[str] = frozenset()
+        """The queues of live workers."""
+        self._met: set[str] = set()
+        """Queues of which a row was seen since the last full walk began."""
         self._listed_until = 0.0
         self._full_at = boottime() + options.verify_full
 
@@ -86,6 +89,7 @@ class Verifier:
         if not self._filling:
             walked |= await self._walk(self._late, self._late.grace)
         if boottime() >= self._full_at:
+            self._forget()
             self._restart()
             self._full_at = boottime() + self._options.verify_full
         return 0.0 if walked else self._options.verify
@@ -93,10 +97,11 @@ class Verifier:
     async def _recognise(self) -> None:
         """The generations in force and the server's run id; a change sets the cursors to 0."""
         if boottime() >= self._listed_until:
-            live = await self._mill.db.read(lambda c: queues_of_workers(c, self._mill.options.worker_ttl))
-            self._queues = live | self._generations.keys()
+            self._served = await self._mill.db.read(
+                lambda c: queues_of_workers(c, self._mill.options.worker_ttl)
+            )
             self._listed_until = boottime() + LISTED
-        queues = self._queues | self._generations.keys()
+        queues = self._served | self._generations.keys()
         # Each server of a cluster has its own id; elsewhere one answer holds for all queues.
         servers = sorted(queues)[:QUEUES] if self._index.clustered else [""]
         run_ids = {queue: await self._index.run_id(queue) for queue in servers}
@@ -120,6 +125,14 @@ class Verifier:
             self._mill.probes.index_refills.inc()
         log.info("verify.fill" if generation == ours else "verify.walk", queue=queue)
         return True
+
+    def _forget(self) -> None:
+        """Drop queues that no worker serves and of which the whole last walk has met no row: users choose their names,
+        and each costs a call a turn. Whoever meets such a queue again settles on its generation first."""
+        if self._fast.ended and not self._filling:
+            for queue in self._generations.keys() - self._met - self._served:
+                del self._generations[queue]
+            self._met.clear()
 
     def _restart(self) -> None:
         self._fast.restart()
@@ -151,6 +164,7 @@ class Verifier:
     async def _offer(self, rows: Sequence[Any]) -> bool:
         """Push a page; False when the index under it has changed: the cursors are at 0 then."""
         for queue, entries in _by_queue(rows).items():
+            self._met.add(queue)
             if queue not in self._generations:
                 # First met: none of its rows lies behind the cursors, so the walk goes on. Users choose the names of
                 # queues: a restart for each would walk all rows again. Its fill ends when this walk does.
