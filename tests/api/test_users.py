@@ -227,8 +227,7 @@ class TestEnding:
         api.accounts._known.clear()
         async with api.socket() as socket:
             await api.db.write(lambda c: c.execute(sa.update(users).values(token_version=2)))
-            await socket.subscribe('mutation { createTask(input: {title: "t"}) { id } }')
-            assert await refused(socket, api)
+            assert await refused(socket, 'mutation { createTask(input: {title: "t"}) { id } }')
 
 
 class TestSameAnswer:
