@@ -120,6 +120,7 @@ CASES = [
     Case(33, "{ tasks(limit: 100) { logs(limit: 100) { id } } }", COMPLEX, says="costs 10,101"),
     Case(35, "query a { me { id } } query b { me { id } }", REQUEST),
     Case(35, "query a { me { id } }", REQUEST, {"operationName": "c"}),
+    Case(35, "{ me { id } }", REQUEST, {"operationName": ""}),
     Case(35, "query a { me { id } } query b { me { id } }", REQUEST, {"operationName": "c"}),
     Case(35, "query a { me { id } } query a { me { id } }", INVALID, {"operationName": "a"}),
     Case(35, "fragment f on Query { me { id } }", REQUEST),

@@ -33,7 +33,7 @@ from strawberry.types.graphql import OperationType
 
 from taskmill.api.schema.bounds import too_much
 from taskmill.api.schema.cost import SHOWN_MOST, Plan, plans
-from taskmill.api.schema.faults import Faults
+from taskmill.api.schema.faults import MOST, Faults
 from taskmill.errors import RequestTimeout
 
 TOKENS: Final = 1000
@@ -81,7 +81,9 @@ class Documents(SchemaExtension):
     def on_parse(self) -> Iterator[None]:
         context = self.execution_context
         query = context.query or ""
-        self._known = self._kept.get(query)
+        self._known = self._kept.pop(query, None)
+        if self._known is not None:
+            self._kept[query] = self._known  # the last that would be pushed out
         if len(query) > CHARACTERS:
             # Not read at all: it goes on as a document that is refused.
             context._provided_operation_name = None
@@ -126,7 +128,7 @@ class Documents(SchemaExtension):
         schema = self.execution_context.schema._schema
         if _endless_number(known.document):
             return [GraphQLError("A number has too many digits.")]
-        errors = validate_document(schema, known.document, self.execution_context.validation_rules)
+        errors = validate_document(schema, known.document, self.execution_context.validation_rules)[:MOST]
         if not errors:
             known.plans = plans(schema, known.document)
         return errors
