@@ -313,6 +313,32 @@ async def test_watch_breaks(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await client.closed())[0] == 1013
 
 
+@pytest.mark.usefixtures("watched")
+async def test_idle_without_login(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection without login is not kept for nothing, one with a login is; 4401."""
+    monkeypatch.setattr(socket, "ANONYMOUS", 0.2)
+    async with api.socket() as client:
+        async with api.socket(init={}) as anonymous:
+            assert (await anonymous.closed())[0] == 4401
+        await client.subscribe("{ __typename }")
+        assert await client.next() == {"__typename": "Query"}
+
+
+async def test_connections_of_a_user(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user may have so many connections; one more is closed with 4429, and one that ended makes room."""
+    monkeypatch.setattr(socket, "SOCKETS", 2)
+    other = await api.register("other")
+    async with api.socket(), api.socket(token=other):
+        async with api.socket(), api.bare_socket() as third:
+            await third.send(json.dumps({**INIT, "payload": {"token": api.token}}))
+            assert (await Socket(third).closed())[0] == 4429
+        await wait_until(lambda: socket._open.total() == 2)
+        async with api.socket() as again:
+            await again.subscribe("{ __typename }")
+            assert await again.next() == {"__typename": "Query"}
+    await wait_until(lambda: not socket._open)
+
+
 async def test_nothing_is_left(api: Api) -> None:
     """A hundred connections that come and go leave no task behind."""
     before = len(asyncio.all_tasks())

@@ -2,17 +2,18 @@
 
 How it ends (close codes):
 
-    1003  a binary message                          4401  an operation before connection_init
+    1003  a binary message                          4401  an operation before connection_init, long idle without login
     1008  a flood of messages                       4403  the token is refused, or has ended since
     1009  a message over 512 KiB                    4406  another protocol than graphql-transport-ws
     1012  the server stops                          4408  no connection_init in time
     1013  the client reads too slowly               4409  an id that is in use
-    4400  a message of another form                 4429  a second connection_init, too many operations at once
+    4400  a message of another form                 4429  a second connection_init, too many operations or connections
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from random import Random
@@ -28,7 +29,11 @@ from strawberry.http.exceptions import (
     WebSocketDisconnected,
 )
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
-from strawberry.subscriptions.protocols.graphql_transport_ws.types import Message, SubscribeMessage
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
+    ConnectionInitMessage,
+    Message,
+    SubscribeMessage,
+)
 
 from taskmill.api.auth import bearer
 from taskmill.api.schema.context import Context
@@ -43,13 +48,20 @@ _END: Final = object()
 TOO_SLOW: Final = "The client does not read what it is sent."
 UNSUPPORTED: Final = 1003
 POLICY: Final = 1008
+UNAUTHORIZED: Final = 4401
 TOO_MANY: Final = 4429
 MESSAGES: Final = 200
 """That come at once, besides operations, which have a limit of their own (limits.py)."""
 MESSAGES_A_SECOND: Final = 20
+SOCKETS: Final = 1000
+"""Open at once of one user, in one process."""
+ANONYMOUS: Final = 60.0
+"""Seconds that a connection without login stays open while it asks nothing: anyone may open one."""
 
 log = structlog.get_logger(__name__)
 _rng: Final = Random()
+_open: Final[Counter[bytes]] = Counter()
+"""Connections of each user."""
 
 
 class Socket(ASGIWebSocketAdapter):
@@ -133,6 +145,9 @@ def _is_message(message: object) -> bool:
 class Handler(BaseGraphQLTransportWSHandler[Context, None]):
     """The protocol on one connection, until its client goes, breaks it, or has no login any more."""
 
+    _user: bytes | None = None
+    """Whose connection it counts as."""
+
     async def handle(self) -> None:
         # So that a subscription can end the connection with a code of its own.
         self.context.socket = self.websocket
@@ -143,12 +158,33 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
         finally:
             watch.cancel()
             await asyncio.wait({watch})
+            if self._user is not None:
+                _open[self._user] -= 1
+                if not _open[self._user]:
+                    del _open[self._user]
+
+    async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
+        await super().handle_connection_init(message)
+        session = self.context.session
+        if session is None or self._user is not None:
+            return
+        if _open[session.user.id] >= SOCKETS:
+            await self.websocket.close(TOO_MANY, f"At most {SOCKETS} connections of a user are taken.")
+        else:
+            self._user = session.user.id
+            _open[self._user] += 1
 
     async def _watch(self) -> None:
         """Ends the connection once its token or key no longer holds, whether or not anything is asked of it."""
+        busy = asyncio.get_running_loop().time()
         while True:
             await asyncio.sleep(WATCH * _rng.uniform(0.8, 1.2))
             if self.context.session is None:
+                now = asyncio.get_running_loop().time()
+                busy = now if self.operations else busy
+                if now - busy > ANONYMOUS:
+                    await self.websocket.close(UNAUTHORIZED, "Log in: nothing was asked without.")
+                    return
                 continue
             try:
                 self.context.session = await self.context.services.tokens.recheck(self.context.session)
