@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from taskmill.model.cron import parse
 from taskmill.sql import schema
 from taskmill.tasks import schedules
-from taskmill.tasks.fire import Late
+from taskmill.tasks.fire import Late, Plan
 from taskmill.tasks.schedules import Fired, FireRow, NewSchedule, ScheduleRow
+from taskmill.upkeep import fire as turning
 from taskmill.upkeep.fire import fire_due
 from tests.tasks.kit import ANN, World
 
@@ -78,3 +81,44 @@ async def one_task_per_fire(world: World) -> None:
     assert len(made) == len(set(made))
     assert set(made) == {row.id for row in await world.rows()}
     await world.exact()
+
+
+async def fire_at(world: World, schedule_id: bytes, n: int) -> None:
+    """Carry out a fire of the `n`th minute of the last half hour."""
+    row = await look(world, schedule_id)
+    at = (await world.now()).replace(second=0, microsecond=0) + (n - 30) * MINUTE
+    await put(world, schedule_id, next_at=at)
+    await turning._carry_out(world.mill, [Plan(row.id, row.version, at, (at,), next=at + MINUTE)])
+
+
+# ---- kills --------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    """What the record sees of a kill: the connection goes, and with it what was not committed."""
+
+
+def kill_at(patch: pytest.MonkeyPatch, module: Any, name: str, when: str, *, calls: int = 1) -> list[str]:
+    """Let the process die in the `calls`th call of this function; a list that says so."""
+    real, seen, died = getattr(module, name), [0], []
+
+    def dying(*args: Any, **kw: Any) -> Any:
+        seen[0] += 1
+        if seen[0] != calls:
+            return real(*args, **kw)
+        died.append(name)
+        if when == "after":
+            real(*args, **kw)
+        raise Killed
+
+    async def dying_async(*args: Any, **kw: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == calls:
+            died.append(name)
+            if when == "after":
+                await real(*args, **kw)
+            raise Killed
+        return await real(*args, **kw)
+
+    patch.setattr(module, name, dying_async if asyncio.iscoroutinefunction(real) else dying)
+    return died
