@@ -7,11 +7,21 @@ from typing import Any
 
 import pytest
 import strawberry
-from graphql import parse
+from graphql import (
+    GraphQLObjectType,
+    get_named_type,
+    get_nullable_type,
+    is_leaf_type,
+    is_list_type,
+    parse,
+)
 
 from taskmill.api.options import ApiOptions
+from taskmill.api.schema import cost as cost_module
+from taskmill.api.schema.bounds import too_much
 from taskmill.api.schema.build import build_schema
 from taskmill.api.schema.cost import Plan, plans
+from taskmill.client import documents
 from tests.api import test_seed
 from tests.api.kit import Api, running
 
@@ -75,6 +85,37 @@ def test_specification() -> None:
     documents = [text for name, text in vars(test_seed).items() if name.isupper() and "{" in str(text)]
     assert len(documents) >= 8
     assert all(cost(document) * 10 < MAXIMUM for document in documents)
+
+
+def test_client() -> None:
+    """Every operation of the Python client passes, with whole pages."""
+    sent = [
+        text
+        for name, text in vars(documents).items()
+        if name[0].isupper() and isinstance(text, str) and "{" in text
+    ]
+    assert len(sent) > 20
+    for text in sent:
+        document = parse(text)
+        assert too_much(document) is None, text
+        [plan] = {id(plan): plan for plan in plans(SCHEMA, document).values()}.values()
+        assert plan.cost({"limit": 100, "n": 100}) <= MAXIMUM, text
+
+
+def test_every_list_has_a_length() -> None:
+    """A list of objects says how many it brings at most: by an argument, by what it is given, or by metadata."""
+    untold = {
+        f"{kind.name}.{name}"
+        for kind in SCHEMA.type_map.values()
+        if isinstance(kind, GraphQLObjectType) and not kind.name.startswith("__")
+        for name, field in kind.fields.items()
+        if is_list_type(get_nullable_type(field.type)) and not is_leaf_type(get_named_type(field.type))
+        if not {"limit", "n"} & set(field.args)
+        and not any(cost_module._lists(argument.type) for argument in field.args.values())
+        and cost_module._metadata(field).get(cost_module.SIZE) is None
+    }
+    # Bounded by the claims of one worker: 100.
+    assert untold <= {"Query.cancelSignals", "ClaimTasksPayload.tasks"}
 
 
 def test_operations_of_a_document() -> None:
