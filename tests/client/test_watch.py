@@ -94,16 +94,19 @@ class TestConnection:
         assert seen == [TaskStatus.QUEUED, TaskStatus.PROCESSING, TaskStatus.COMPLETED]
         assert tokens == [{"Authorization": "Bearer a token"}] * 3
 
-    async def test_a_quiet_connection_has_all_patience_left(self) -> None:
-        """`patience` counts from the loss of a connection that was good, not from its last update."""
+    async def test_a_quiet_connection_has_all_patience_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`patience` counts from the loss of a connection that was good, not from its start or its last update."""
+        passed = [0.0]
+        monkeypatch.setattr("taskmill.client.watch.monotonic", lambda: passed[0])
 
         async def act(number: int, socket: ServerConnection) -> None:
-            await socket.send(update({**TASK, "status": ("QUEUED", "COMPLETED")[number]}))
-            await asyncio.sleep(0.6)  # longer than the patience
+            if number != 1:
+                await socket.send(update({**TASK, "status": ("QUEUED", "", "COMPLETED")[number]}))
+            passed[0] += 1000
             await socket.close(1012)
 
-        async with fake(act) as (url, _), Client(url) as client:
-            seen = [task.status async for task in client.watch("1", patience=0.5)]
+        async with fake(act) as (url, _), Client(url, timeout=30) as client:
+            seen = [task.status async for task in client.watch("1", patience=10)]
         assert seen == [TaskStatus.QUEUED, TaskStatus.COMPLETED]
 
     @pytest.mark.parametrize(

@@ -218,17 +218,65 @@ async def test_cancelling() -> None:
 
 
 async def test_a_timeout_is_real() -> None:
-    """A handler's timeout ends its run in real time, as in a worker: TIMEOUT, and a retry."""
+    """A handler's timeout ends its run in real time, as in a worker: it is cancelled; TIMEOUT, and a retry."""
     app = Taskmill()
+    told: list[str | None] = []
 
     @app.task(timeout=0.05)
     async def slow(ctx: Context) -> None:
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            told.append(ctx.cancelled.reason)
+            raise
 
     async with Bench(app) as bench:
         await slow.submit()
         [job] = await bench.drain()
-        assert (job.status, job.runs[0].error_type) == (Status.PENDING, "TIMEOUT")
+        assert (job.status, job.runs[0].error_type, told) == (Status.PENDING, "TIMEOUT", ["timeout"])
+
+
+async def test_who_says_how_many_retries() -> None:
+    """The task's own number wins, then the handler's, then the bench's."""
+    app = Taskmill()
+
+    @app.task(max_retries=0)
+    async def once(ctx: Context) -> None:
+        raise OSError("never")
+
+    @app.task
+    async def some(ctx: Context) -> None:
+        raise OSError("never")
+
+    async with Bench(app, max_retries=1) as bench:
+        await once.submit()
+        await once.options(max_retries=2).submit()
+        await some.submit()
+        await bench.drain(advance=True, check=False)
+        assert [job.attempts for job in bench.jobs] == [1, 3, 2]
+
+
+async def test_a_drain_waits_for_what_runs_beside_it() -> None:
+    """A task that a handler looked at runs on when the handler has returned; what it submits is drained too."""
+    app = Taskmill()
+
+    @app.task
+    async def first(ctx: Context) -> None:
+        await (await second.submit()).status()
+
+    @app.task
+    async def second(ctx: Context) -> None:
+        await asyncio.sleep(0.05)
+        await third.submit()
+
+    @app.task
+    async def third(ctx: Context) -> None: ...
+
+    async with Bench(app) as bench:
+        await first.submit()
+        ran = await bench.drain()
+        assert [job.type for job in ran] == ["first", "second", "third"]
+        assert all(job.status is Status.COMPLETED for job in ran)
 
 
 async def test_retry_says_when() -> None:

@@ -10,8 +10,12 @@ import pytest
 from taskmill import Context, Taskmill
 from taskmill.errors import InvalidPayload, ResultInvalid, RunTimeout
 from taskmill.testing import FakeContext, run_inline, run_inline_sync
+from tests.support import wait_until
 
 app = Taskmill()
+
+
+told: list[str | None] = []
 
 
 @dataclass
@@ -39,6 +43,7 @@ async def slow(ctx: Context, own: bool) -> None:
 @app.task(timeout=0.05)
 def slow_thread(ctx: Context) -> None:
     ctx.cancelled.wait(10)
+    told.append(ctx.cancelled.reason)
 
 
 @app.task
@@ -49,7 +54,7 @@ def odd(ctx: Context) -> object:
 async def test_it_returns_what_a_wait_would() -> None:
     """Parameters and result go through JSON; what the handler did with its context can be looked at."""
     ctx = FakeContext(attempt=2)
-    assert await run_inline(gather, ctx=ctx, names={"b", "a"}) == Report(["a", "b"])
+    assert await run_inline(gather, ctx=ctx, names=["b", "a", "a"]) == Report(["a", "b"])
     assert [(line.level, line.message, line.fields) for line in ctx.lines] == [
         ("INFO", "gathering", {"n": 2})
     ]
@@ -80,6 +85,7 @@ async def test_its_time_is_bounded() -> None:
         await run_inline(slow, own=True)
     with pytest.raises(RunTimeout):
         await run_inline(slow_thread)
+    await wait_until(lambda: told == ["timeout"])
 
 
 def test_without_a_loop() -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from random import Random
+from time import monotonic
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -61,9 +62,8 @@ class WatchCalls(Calls):
 
 async def _updates(http: Http, task_id: str | None, patience: float) -> AsyncGenerator[TaskSummary, None]:
     """The updates of one connection after the other."""
-    loop = asyncio.get_running_loop()
     rng = Random()
-    deadline = loop.time() + http.timeout
+    deadline = monotonic() + http.timeout
     failures = 0
     while True:
         began, served = math.inf, False
@@ -71,16 +71,16 @@ async def _updates(http: Http, task_id: str | None, patience: float) -> AsyncGen
             async with aclosing(_connection(http, task_id)) as updates:
                 async for task in updates:
                     if task is None:
-                        began = loop.time()
+                        began = monotonic()
                     else:
                         served = True
                         yield task
         except _Lost as lost:
-            if served or loop.time() - began > STEADY:
-                failures, deadline = 0, loop.time() + patience
+            if served or monotonic() - began > STEADY:
+                failures, deadline = 0, monotonic() + patience
             failures += 1
             wait = BACKOFF.delay(failures, rng)
-            if loop.time() + wait >= deadline:
+            if monotonic() + wait >= deadline:
                 raise Unavailable(f"{http.endpoint}: no live updates: {lost}") from None
             await asyncio.sleep(wait)
 
