@@ -15,26 +15,28 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from random import Random
 from typing import TYPE_CHECKING
 
 import structlog
 
 from taskmill import __version__
-from taskmill.errors import IndexUnavailable, StartError
+from taskmill.errors import IndexUnavailable, RequestError, StartError, Unavailable
 from taskmill.index.connect import IndexOptions
 from taskmill.index.embedded import EmbeddedValkey, find_binary
 from taskmill.index.index import Index
 from taskmill.index.keeper import EmbeddedIndex
 from taskmill.index.policy import Evicting
 from taskmill.index.wake import Bell, LocalBell, RedisBell
+from taskmill.model.backoff import OUTAGES, loop_delay
 from taskmill.runtime.probes import Probes, ProbeServer
 from taskmill.runtime.service import Service, run_services
 from taskmill.sql import migrate as schema
 from taskmill.sql.engine import Database, open_database
+from taskmill.tasks import declared
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.submit import Submitter
 from taskmill.upkeep.leader import vacate
@@ -43,6 +45,7 @@ from taskmill.upkeep.rescue import expire_leases
 if TYPE_CHECKING:
     from taskmill.api.server import ApiServer
     from taskmill.api.users import Accounts
+    from taskmill.model.cron import CronSpec
     from taskmill.settings import Settings
     from taskmill.worker.supervisor import Supervisor
 
@@ -65,6 +68,8 @@ async def up(settings: Settings) -> int:
         services = [*([valkey] if valkey else []), *parts.api_services(server), parts.scheduler(), worker]
         greeting = asyncio.create_task(_greet(settings, parts, server, worker, valkey))
         stack.callback(greeting.cancel)
+        declaring = asyncio.create_task(_declare(settings, parts, worker))
+        stack.callback(declaring.cancel)
         return await run_services(services, grace=worker.longest_stop)
 
 
@@ -330,6 +335,35 @@ async def _greet(
 """
     )
     sys.stdout.flush()
+
+
+async def _declare(settings: Settings, parts: Parts, worker: Supervisor) -> None:
+    """Register the schedules that the app declares, once its runner has told them."""
+    await worker.ready.wait()
+    app, specs, failures = settings.app_name, worker.registry.crons, 0
+    while True:
+        try:
+            done = await declared.sync(
+                parts.mill.db, settings.service_user, app, specs, parts.mill.options.schedules
+            )
+        except Unavailable as error:
+            failures += 1
+            log.warning("the app's schedules are not registered yet", error=error.message)
+            await asyncio.sleep(loop_delay(failures, parts.rng, OUTAGES))
+        except RequestError as error:
+            log.error("the app's schedules are not registered", app=app, error=error.message)  # noqa: TRY400 (told whole)
+            return
+        else:
+            if done != declared.Synced():
+                log.info("schedules", app=app, **{name: list(v) for name, v in asdict(done).items() if v})
+            return
+
+
+async def sync_schedules(settings: Settings, specs: Sequence[CronSpec]) -> declared.Synced:
+    """Make the record's schedules of this app what `specs` say: `taskmill schedules sync`."""
+    async with AsyncExitStack() as stack:
+        db = await open_record(settings, stack, migrate=settings.embedded)
+        return await declared.sync(db, settings.service_user, settings.app_name, specs, settings.schedules)
 
 
 def _without_password(url: str) -> str:

@@ -34,6 +34,10 @@ app = App(
 )
 users = App(name="users", help="Users: the first ADMIN of a production installation is made here.")
 app.command(users)
+schedules = App(
+    name="schedules", help="Schedules: those that an app declares are registered by a step of its deploy."
+)
+app.command(schedules)
 
 # Options are taken as text, and checked with the setting that they stand for: one rule, one message.
 Text = Annotated[str | None, Parameter(negative="")]
@@ -269,6 +273,22 @@ async def list_() -> int:
     return await people.show(_tool())
 
 
+@schedules.command
+async def sync(*, app: Text = None) -> int:
+    """Makes the schedules of an app what its @app.cron say: creates, changes, and deletes what it no longer declares.
+
+    A step of a deploy, once, when the new code is there; safe to run twice. What was paused stays paused.
+
+    Parameters
+    ----------
+    app
+        module:attribute of the handlers (TASKMILL_APP).
+    """
+    from taskmill.cli import schedules as commands
+
+    return await commands.sync(_tool(app=app))
+
+
 # -- what they share -------------------------------------------------------------------------------------
 
 
@@ -285,12 +305,12 @@ def _service(**flags: str | None) -> Settings:
     return settings
 
 
-def _tool() -> Settings:
+def _tool(**flags: str | None) -> Settings:
     """As `_service`, for a command whose output is its result: logs go to standard error, from WARNING on."""
     from taskmill.runtime import logs
     from taskmill.settings import Settings
 
-    settings = Settings.load()
+    settings = Settings.load(**flags)
     logs.configure(settings.log_format, "WARNING", stream=sys.stderr)
     return settings
 

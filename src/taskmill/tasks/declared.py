@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from taskmill.errors import Conflict
-from taskmill.model.cron import CronSpec
+from taskmill.model.cron import CronSpec, parse
 from taskmill.model.ids import new_id
+from taskmill.sql.engine import Database
 from taskmill.sql.schema import schedules, users
-from taskmill.tasks.mill import Mill
 from taskmill.tasks.schedules import (
     NewSchedule,
     apply,
@@ -24,6 +24,7 @@ from taskmill.tasks.schedules import (
     select_schedules,
     to_schedule,
 )
+from taskmill.tasks.service import service_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +73,28 @@ def sync_declared(
     return Synced(tuple(created), tuple(changed), tuple(row.name for row in gone), tuple(same))
 
 
-async def sync(mill: Mill, user_id: bytes, app: str, specs: Sequence[CronSpec]) -> Synced:
-    """The async shell. `user_id`: whose schedules and tasks they are; `app`: its name, as `--app` gives it."""
-    declared = [_new(spec, user_id, app) for spec in specs]
+async def sync(db: Database, service: str, app: str, specs: Sequence[CronSpec], quota: int) -> Synced:
+    """The async shell. The schedules and their tasks are those of the user `service`, who is made when there is none;
+    `app` is its name, as `--app` gives it. Conflict, Forbidden (that user was disabled), Unavailable."""
 
     def work(connection: Connection) -> Synced:
-        return sync_declared(connection, user_id, app, declared, mill.options.schedules)
+        known = connection.execute(sa.select(schedules.c.id).where(schedules.c.declared == app).limit(1))
+        if not specs and known.first() is None:
+            return Synced()
+        user_id = service_user(connection, service)
+        declared = [_new(spec, user_id, app) for spec in specs]
+        return sync_declared(connection, user_id, app, declared, quota)
 
-    return await mill.db.write(work, resend=work)
+    return await db.write(work, resend=work)
 
 
 def _new(spec: CronSpec, user_id: bytes, app: str) -> NewSchedule:
+    rule = parse(spec.cron, spec.timezone)
     return NewSchedule(
         user_id=user_id,
         name=spec.name,
-        cron=spec.cron,
-        timezone=spec.timezone,
+        cron=rule.expression,
+        timezone=rule.zone,
         title=spec.title or spec.name,
         payload=spec.payload,
         description=spec.description,
