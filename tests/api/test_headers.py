@@ -76,6 +76,14 @@ def test_https_before_the_proxy() -> None:
     assert told("10.0.0.2", header, trusted=("10.0.0.1",))["scheme"] == "http"
 
 
+async def test_a_proxy_that_nobody_told_of(store_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The log says once that all who come through it count as one."""
+    async with running(store_url) as api:
+        for _ in range(3):
+            await api.post(QUERY, token="", X_Forwarded_For="198.51.100.1")
+    assert "".join(capfd.readouterr()).count("proxy.unknown") == 1
+
+
 @pytest.mark.parametrize(
     ("host", "known_as"),
     [

@@ -287,7 +287,7 @@ async def test_an_answer_that_is_taken_slowly(long_answers: ApiServer) -> None:
     left = Page.size
     while left:
         left -= len(await reader.readexactly(min(left, 1024 * 1024)))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.15)  # so that it takes longer than the server waits for one that reads nothing
     writer.close()
 
 

@@ -137,6 +137,15 @@ class TestWindow:
             assert len(asked) < 750
             assert await passed(lambda: window.take("a"), 1500) <= 500
 
+    async def test_a_share_ends(self, clock: Clock) -> None:
+        """What a busy caller did not use up of its share is nothing that it saved for later."""
+        async with counting() as counters:
+            window = Window(counters, "t", 2000, 60)
+            assert await passed(lambda: window.take("a"), 100) == 100
+            assert window._shares["a"].left > 0
+            clock.now += 3600
+            assert await passed(lambda: window.take("a"), 3000) <= 2000
+
     async def test_shares_of_many_at_once(self) -> None:
         """Calls at the same moment take no more than the limit has."""
         async with counting() as counters:
