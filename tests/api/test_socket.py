@@ -326,17 +326,28 @@ async def test_idle_without_login(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_connections_of_a_user(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user may have so many connections; one more is closed with 4429, and one that ended makes room."""
-    monkeypatch.setattr(socket, "SOCKETS", 2)
+    monkeypatch.setattr(live, "CONNECTIONS", 2)
     other = await api.register("other")
     async with api.socket(), api.socket(token=other):
         async with api.socket(), api.bare_socket() as third:
             await third.send(json.dumps({**INIT, "payload": {"token": api.token}}))
             assert (await Socket(third).closed())[0] == 4429
-        await wait_until(lambda: socket._open.total() == 2)
+        await wait_until(lambda: live._open.total() == 2)
         async with api.socket() as again:
             await again.subscribe("{ __typename }")
             assert await again.next() == {"__typename": "Query"}
-    await wait_until(lambda: not socket._open)
+    await wait_until(lambda: not live._open)
+
+
+async def test_streams_of_a_user(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams over SSE are counted with them, and told so."""
+    monkeypatch.setattr(live, "CONNECTIONS", 2)
+    async with api.socket(), stream(api, UPDATES):
+        await wait_until(lambda: api.feed.following == 1)
+        async with stream(api, UPDATES) as events:
+            event = await anext(events)
+            assert event["errors"][0]["extensions"]["code"] == "RATE_LIMITED"
+    await wait_until(lambda: not live._open)
 
 
 async def test_nothing_is_left(api: Api) -> None:

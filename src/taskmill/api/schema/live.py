@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Final
 
 import strawberry
@@ -14,7 +15,7 @@ from taskmill.api.schema.context import Context, Info
 from taskmill.api.schema.roles import PEOPLE, allow
 from taskmill.api.schema.task import Task
 from taskmill.api.schema.task_write import ABSENT
-from taskmill.errors import NotFound, Unauthenticated, Unavailable
+from taskmill.errors import NotFound, RateLimited, Unauthenticated, Unavailable
 from taskmill.model.ids import parse_id
 from taskmill.tasks.read import TaskView
 
@@ -26,6 +27,26 @@ FORBIDDEN: Final = 4403
 """WebSocket close code: the login does not hold, or no longer."""
 WATCH: Final = 2.0
 """Seconds between two looks whether the login of a connection still holds."""
+CONNECTIONS: Final = 1000
+"""WebSockets and streams of one user that are open at once, in one process."""
+CROWDED: Final = f"At most {CONNECTIONS} live connections of a user are taken."
+
+_open: Final[Counter[bytes]] = Counter()
+"""How many each user has."""
+
+
+def enter(user: bytes) -> bool:
+    """Counts one more connection of the user, until `leave`; False: there are too many."""
+    if _open[user] >= CONNECTIONS:
+        return False
+    _open[user] += 1
+    return True
+
+
+def leave(user: bytes) -> None:
+    _open[user] -= 1
+    if not _open[user]:
+        del _open[user]
 
 
 @strawberry.type
@@ -45,7 +66,10 @@ class Subscription:
         only = None if task_id is None else parse_id(task_id)
         if task_id is not None and only is None:
             raise NotFound(ABSENT)
-        async with context.services.feed.subscribe(viewer.owner, only) as updates:
+        async with (
+            _counted(context, viewer.id),
+            context.services.feed.subscribe(viewer.owner, only) as updates,
+        ):
             try:
                 while True:
                     row = await _next(context, updates)
@@ -61,6 +85,20 @@ class Subscription:
                 if context.socket is None:
                     raise
                 await context.socket.close(FORBIDDEN, error.message)
+
+
+@asynccontextmanager
+async def _counted(context: Context, user: bytes) -> AsyncIterator[None]:
+    """A stream is a connection of its own; a WebSocket was counted when it began."""
+    if context.socket is not None:
+        yield
+        return
+    if not enter(user):
+        raise RateLimited(CROWDED, 60)
+    try:
+        yield
+    finally:
+        leave(user)
 
 
 async def _next(context: Context, updates: Updates) -> TaskView:

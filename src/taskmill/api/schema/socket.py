@@ -13,7 +13,6 @@ How it ends (close codes):
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from random import Random
@@ -38,7 +37,7 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
 from taskmill.api.auth import bearer
 from taskmill.api.schema.context import Context
 from taskmill.api.schema.faults import told
-from taskmill.api.schema.live import FORBIDDEN, TRY_AGAIN, WATCH
+from taskmill.api.schema.live import CROWDED, FORBIDDEN, TRY_AGAIN, WATCH, enter, leave
 from taskmill.errors import RateLimited, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
@@ -53,15 +52,11 @@ TOO_MANY: Final = 4429
 MESSAGES: Final = 200
 """That come at once, besides operations, which have a limit of their own (limits.py)."""
 MESSAGES_A_SECOND: Final = 20
-SOCKETS: Final = 1000
-"""Open at once of one user, in one process."""
 ANONYMOUS: Final = 60.0
 """Seconds that a connection without login stays open while it asks nothing: anyone may open one."""
 
 log = structlog.get_logger(__name__)
 _rng: Final = Random()
-_open: Final[Counter[bytes]] = Counter()
-"""Connections of each user."""
 
 
 class Socket(ASGIWebSocketAdapter):
@@ -159,20 +154,17 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
             watch.cancel()
             await asyncio.wait({watch})
             if self._user is not None:
-                _open[self._user] -= 1
-                if not _open[self._user]:
-                    del _open[self._user]
+                leave(self._user)
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
         await super().handle_connection_init(message)
         session = self.context.session
         if session is None or self._user is not None:
             return
-        if _open[session.user.id] >= SOCKETS:
-            await self.websocket.close(TOO_MANY, f"At most {SOCKETS} connections of a user are taken.")
-        else:
+        if enter(session.user.id):
             self._user = session.user.id
-            _open[self._user] += 1
+        else:
+            await self.websocket.close(TOO_MANY, CROWDED)
 
     async def _watch(self) -> None:
         """Ends the connection once its token or key no longer holds, whether or not anything is asked of it."""
