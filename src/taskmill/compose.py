@@ -119,7 +119,7 @@ async def remote_worker(settings: Settings) -> int:
         options = replace(options, lease=await source.connect())
         supervisor = Supervisor(source, options, rng=rng, probes=probes)
         servers = await _probe_server(settings, probes, lambda: _loading(supervisor))
-        log.info("remote worker", queues=settings.queues, slots=settings.concurrency, api=remote.url)
+        log.info("worker", queues=settings.queues, slots=settings.concurrency, api=remote.url)
         return await run_services([*servers, supervisor], grace=supervisor.longest_stop)
 
 
