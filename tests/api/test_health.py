@@ -9,6 +9,7 @@ import pytest
 
 from taskmill.api.options import ApiOptions
 from taskmill.errors import IndexUnavailable, Unavailable
+from taskmill.index.policy import Evicting
 from tests.api.kit import Api, running
 
 
@@ -27,7 +28,7 @@ class FakeIndex:
     async def health(self) -> dict[str, Any]:
         if isinstance(self.answer, Exception):
             raise self.answer
-        return {"latency": 0.001, "server": "valkey", "version": "9.1", "warnings": [], "generations": {}}
+        return {"latency": 0.001, "server": "valkey", "version": "9.1", "warnings": []}
 
 
 async def get(api: Api, path: str) -> tuple[int, Any]:
@@ -60,6 +61,14 @@ async def test_index_away(up: Api) -> None:
     status, body = await get(up, "/health/queue")
     assert (status, body["status"]) == (200, "degraded")
     assert "secret" not in str(body)
+
+
+async def test_index_that_may_evict(up: Api) -> None:
+    """A server that is refused for its policy is degraded, and the reason says what to set."""
+    up.mill.index = FakeIndex(Evicting("maxmemory-policy is allkeys-lru"))  # type: ignore[assignment]  # as above
+    status, body = await get(up, "/health/queue")
+    assert (status, body["status"]) == (200, "degraded")
+    assert body["details"]["reason"] == "maxmemory-policy is allkeys-lru"
 
 
 async def test_database_away(up: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -151,6 +152,17 @@ async def test_listening_begins_without_a_server(shaky: RedisBell, private_redis
         assert await due.wait(10) == b""
         await shaky.ring("due", b"x")
         assert await due.wait(5) == b"x"
+
+
+async def test_listening_does_not_wait_for_a_server_that_is_gone(
+    shaky: RedisBell, private_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of many queues starts at once all the same: a refused connection needs no waiting."""
+    monkeypatch.setattr("taskmill.index.wake._RING_TIMEOUT", 60.0)
+    private_redis.kill()
+    async with asyncio.timeout(20), AsyncExitStack() as stack:
+        for n in range(10):
+            await stack.enter_async_context(shaky.listen(f"queue:{n}"))
 
 
 async def test_rings_do_not_wait_for_a_silent_server(shaky: RedisBell, private_redis: RedisServer) -> None:

@@ -111,12 +111,12 @@ async def test_an_outage_longer_than_a_lease_gives_the_runs_up(
 
 async def test_an_outage_of_half_a_lease_costs_nothing(source: FakeSource, make_app: MakeApp) -> None:
     """A run that ended meanwhile is settled when the record is back, once."""
-    source.lease = 2.0
+    source.lease = 3.0
     task = source.add("WAIT", 0.3)
     async with working(source, make_app(APP)) as worker:
         await wait_until(lambda: worker.supervisor.book.runs)
         source.down = True
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.5)
         assert source.outcomes == []
         source.down = False
         await wait_until(lambda: source.of(task))
