@@ -155,7 +155,7 @@ async def test_two_that_settle_the_same_at_once(world: World) -> None:
     [run] = await world.running(worker=WORKER)
     one = brings(run)
     answers = await asyncio.gather(settle(world, one), settle(world, one), settle(world, one))
-    assert answers == [[Settled.RECORDED]] * 3
+    assert list(answers) == [[Settled.RECORDED]] * 3
     assert len(await world.journal(Verb.SETTLE)) == 1
 
 

@@ -122,7 +122,8 @@ async def test_the_way_of_a_task(served: Api, source: RemoteSource) -> None:
     assert json.loads(run.payload) == json.loads(payload)
     assert sent + 30 <= run.deadline <= boottime() + 30
     renewed = await source.renew([Renewal(run.id, run.fence, 0.5), Renewal(run.id, 9)])
-    assert (renewed.held, renewed.lost) == ({(run.id, 1)}, {(run.id, 9)})
+    assert renewed.held == {(run.id, 1)}
+    assert renewed.lost == {(run.id, 9)}
     assert sent + 30 <= renewed.deadline <= boottime() + 30
     assert await source.settle([(run, DONE)]) == [True]
     result = (await seen(served, run, "result"))["result"]
