@@ -117,26 +117,25 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def production(migrated_stores: MigratedStores, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`taskmill api` as production runs it, with two hosts of its own."""
     folder = tmp_path_factory.mktemp("production")
     processes, port = Processes(folder), free_port()
     settings = {
         "APP_ENV": "production",
-        "DATABASE_URL": f"sqlite:///{folder}/tasks.db",
         "JWT_SECRET": "a secret for tests, 32 bytes or more",
         "PORT": str(port),
         "TASKMILL_ALLOWED_HOSTS": "tasks.example.com,*.tasks.example.org",
         "TASKMILL_HOST": "127.0.0.1",
         "TASKMILL_INDEX": "none",
     }
-    try:
-        assert processes.taskmill("migrate", env=settings).wait(30) == 0
-        process = processes.taskmill("api", env=settings)
-        process.wait_for_output(f":{port}/graphql", 30)
-        yield Server(process, port)
-    finally:
-        processes.end()
+    with migrated_stores.lend("sqlite", folder) as url:
+        try:
+            process = processes.taskmill("api", env=settings | {"DATABASE_URL": url})
+            process.wait_for_output(f":{port}/graphql", 30)
+            yield Server(process, port)
+        finally:
+            processes.end()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.number} {row.name}")
