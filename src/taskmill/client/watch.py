@@ -31,7 +31,7 @@ PATIENCE: Final = 300.0
 STEADY: Final = 10.0
 """Seconds after which a connection that brought nothing was a good one all the same."""
 _TOKEN_ENDED: Final = frozenset({4401, 4403})
-_NEVER: Final = frozenset({4400, 4406, 4409})
+_NEVER: Final = frozenset({1003, 1009, 4400, 4406, 4409})
 """Close codes that say that we do not speak as the API does: trying again would not help."""
 _STATUS_LATER: Final = frozenset({408, 429, 500, 502, 503, 504})
 _CODES_LATER: Final = frozenset({"UNAVAILABLE", "RATE_LIMITED", "TIMEOUT"})
