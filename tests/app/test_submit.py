@@ -7,6 +7,7 @@ import concurrent.futures
 import gc
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -213,6 +214,7 @@ def test_a_fork_makes_a_port_of_its_own(made: list[Port]) -> None:
     child = os.fork()
     if child == 0:
         # No test runner in here: whatever happens, the process ends.
+        signal.alarm(30)
         try:
             process_video.submit_sync("child", [])
             right = len(made) == 2 and len(made[0].drafts) == len(made[1].drafts) == 1

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from taskmill import Context, Taskmill, submit_in
 from taskmill.api.identity import Role
+from taskmill.api.users import Accounts, is_empty
 from taskmill.app import Submitted
 from taskmill.errors import ConfigError, Forbidden, InvalidPayload, StartError
 from taskmill.model.ids import id_text, parse_id
@@ -221,6 +222,18 @@ async def test_the_service_user_is_made_once(world: World) -> None:
     user = next(row for row in await world.table(schema.users) if row.id == first)
     assert (user.email, user.name, user.role) == ("billing", "billing", Role.USER)
     assert (user.password_hash, ROLE, id_text(first).count("-")) == (NO_PASSWORD, Role.USER, 4)
+
+
+async def test_the_first_person_is_admin_all_the_same(world: World) -> None:
+    """A program may have submitted before anybody registered."""
+    await world.db.write(lambda c: service_user(c, "service"))
+    assert await is_empty(world.db)
+    accounts = Accounts(world.db, rounds=4, first_admin=True)
+    try:
+        user = await accounts.register("ann@example.com", "a long password", "Ann")
+    finally:
+        accounts.close()
+    assert user.role is Role.ADMIN
 
 
 async def test_a_disabled_service_user_submits_nothing(world: World) -> None:
