@@ -1,24 +1,41 @@
-"""The command line. How it ends: 0 done (a service: stopped, by SIGTERM or Ctrl-C), 1 failed, 2 a wrong option or setting,
-3 a server, a schema or a port stands in the way, 130 Ctrl-C before it was done, 141 the reader of our output went away.
-An error is one line on standard error."""
+"""The command line. How it ends is in STATUSES; an error is one line on standard error."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import os
 import sys
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
-from taskmill.errors import ConfigError, StartError, TaskmillError
+from taskmill.errors import ConfigError, NotFound, StartError, TaskEnded, TaskmillError
 
-PIPE_CLOSED = 141
+FAILED, WRONG, AWAY, ABSENT, ENDED_BADLY, TOO_LATE = 1, 2, 3, 4, 5, 6
 INTERRUPTED = 130
+PIPE_CLOSED = 141
+STATUSES: Final = {
+    0: "done; a service: stopped by SIGTERM or Ctrl-C",
+    FAILED: "failed, or the API refused it",
+    WRONG: "a wrong option, input or setting: nothing was done",
+    AWAY: "the API, a server, a schema or a port stands in the way",
+    ABSENT: "what it is about is not there, or is somebody else's",
+    ENDED_BADLY: "the task that was waited for has FAILED, or was CANCELLED",
+    TOO_LATE: "the task that was waited for has not ended within --timeout",
+    INTERRUPTED: "Ctrl-C before it was done",
+    PIPE_CLOSED: "the reader of our output went away",
+}
+"""Exit status → what it says. Scripts rely on them."""
+
+
+class TooLate(TaskmillError):
+    """A task has not ended within the time for which it was waited."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status."""
+    _write_anything()
     try:
         status = _run(sys.argv[1:] if arguments is None else list(arguments))
         if sys.stdout is not None:
@@ -28,9 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except TaskmillError as error:
-        _say(error.message)
-        return 2 if isinstance(error, ConfigError) else 3 if isinstance(error, StartError) else 1
+        say(error.message)
+        return status_of(error)
     return status
+
+
+def status_of(error: TaskmillError) -> int:
+    """The exit status of an error."""
+    kinds = (
+        (ConfigError, WRONG),
+        (StartError, AWAY),
+        (NotFound, ABSENT),
+        (TaskEnded, ENDED_BADLY),
+        (TooLate, TOO_LATE),
+    )
+    return next((status for kind, status in kinds if isinstance(error, kind)), FAILED)
 
 
 def _run(arguments: list[str]) -> int:
@@ -43,8 +72,8 @@ def _run(arguments: list[str]) -> int:
     except CycloptsError as error:
         error.verbose = False
         hint = f"taskmill {' '.join(error.command_chain or ())}".rstrip()
-        _say(f"{' '.join(str(error).split())[:300]} (see: {hint} --help)")
-        return 2
+        say(f"{' '.join(str(error).split())[:300]} (see: {hint} --help)")
+        return WRONG
     result = command(*bound.args, **bound.kwargs)
     if inspect.iscoroutine(result):
         result = _run_async(result)
@@ -52,17 +81,28 @@ def _run(arguments: list[str]) -> int:
 
 
 def _run_async(work: Coroutine[Any, Any, Any]) -> Any:
+    with new_runner() as runner:
+        return runner.run(work)
+
+
+def new_runner() -> asyncio.Runner:
     """On uvloop where there is one."""
     try:
         from uvloop import new_event_loop
     except ImportError:
-        with asyncio.Runner() as runner:
-            return runner.run(work)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(work)
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=new_event_loop)
 
 
-def _say(text: str) -> None:
+def _write_anything() -> None:
+    """A title in Greek is no reason to fail on a terminal that has no Greek."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
     if sys.stderr is not None:
         try:
             print(f"taskmill: {text}", file=sys.stderr, flush=True)

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, Parameter
-from rich.console import Console
+from cyclopts import App
 
 from taskmill import __version__
+from taskmill.cli.options import Flag, Terminal, Text
+from taskmill.cli.tasks import tasks
 
 if TYPE_CHECKING:
     from taskmill.settings import Settings
 
 Running = Coroutine[Any, Any, int]
-
-
-class Terminal(Console):
-    """For help. When its reader goes away, the caller decides how that ends."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
 
 
 app = App(
@@ -33,15 +27,12 @@ app = App(
     help_format="plaintext",
 )
 users = App(name="users", help="Users: the first ADMIN of a production installation is made here.")
+app.command(tasks)
 app.command(users)
 schedules = App(
     name="schedules", help="Schedules: those that an app declares are registered by a step of its deploy."
 )
 app.command(schedules)
-
-# Options are taken as text, and checked with the setting that they stand for: one rule, one message.
-Text = Annotated[str | None, Parameter(negative="")]
-Flag = Annotated[bool, Parameter(negative="")]
 
 
 @app.command

@@ -38,8 +38,13 @@ class Client(TaskCalls, ScheduleCalls, PeopleCalls, FleetCalls, WatchCalls):
         api_key: str | None = None,
         token: str | None = None,
         timeout: float = 30.0,
+        patient: bool = True,
     ) -> None:
-        """`url` and `api_key`: when not given, what TASKMILL_API_URL and TASKMILL_API_KEY say. `token`: of a login."""
+        """`url` and `api_key`: when not given, what TASKMILL_API_URL and TASKMILL_API_KEY say. `token`: of a login.
+
+        `patient=False`: an API that cannot be reached at first is Unavailable at once; one that has answered is sought
+        again as ever.
+        """
         # A program of the user's own: it may have no settings of ours but these two.
         found = url or os.environ.get(URL_VARIABLE)
         if not found:
@@ -47,6 +52,7 @@ class Client(TaskCalls, ScheduleCalls, PeopleCalls, FleetCalls, WatchCalls):
         if api_key and token:
             raise ConfigError("Client takes an api_key or a token, not both")
         self._http = Http(found, timeout)
+        self._http.patient = patient
         self._http.token = token or api_key or os.environ.get(KEY_VARIABLE) or None
 
     @property

@@ -46,6 +46,8 @@ class Http:
         self.endpoint = endpoint(url)
         self.token: str | None = None
         self.timeout = timeout
+        self.patient = True
+        """Whether an API that cannot be reached is sought again; from its first answer on, it is."""
         self._rng = Random()
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(timeout),
@@ -74,6 +76,8 @@ class Http:
             except _Again as again:
                 if again.sent and not repeat:
                     raise again.in_doubt() from None
+                if not self.patient:
+                    raise again.error from None
                 wait = max(again.after, BACKOFF.delay(tries, self._rng))
                 if loop.time() + wait >= deadline:
                     raise again.error from None
@@ -97,6 +101,7 @@ class Http:
         return self._read(response)
 
     def _read(self, response: httpx2.Response) -> dict[str, Any]:
+        self.patient = True
         try:
             answer = msgspec.json.decode(response.content)
         except msgspec.DecodeError:
