@@ -220,7 +220,7 @@ class Parts:
         self._feed = feed
         limiter = Limiter(options.limits, self._index_options, probes=self.probes, rng=self.rng)
         self._stack.push_async_callback(limiter.close)
-        self._desk = desk = Desk(self.mill, self.submitter)
+        self._desk = desk = Desk(self.mill)
         app = create_app(self.mill, self.submitter, feed, self._accounts, options, auth, limiter, desk)
         return ApiServer(app, listener, head_timeout=options.head_timeout)  # type: ignore[arg-type]
 

@@ -188,7 +188,7 @@ async def running(
     submitter, feed = Submitter(mill), Feed(db, mill.bell, probes, buffer=feed_buffer)
     auth = AuthOptions(SECRET, expiration, bcrypt_rounds=4, first_admin=first_admin, previous=previous)
     accounts = Accounts(db, rounds=auth.bcrypt_rounds, first_admin=auth.first_admin)
-    desk = Desk(mill, submitter)
+    desk = Desk(mill)
     options = options or ApiOptions(development=True)
     limiter = Limiter(options.limits, limits, probes=probes)
     app = create_app(mill, submitter, feed, accounts, options, auth, limiter, desk=desk)

@@ -22,7 +22,6 @@ from taskmill.model.task import LOG_LINES_PER_RUN, LOG_MESSAGE_LIMIT, PAYLOAD_LI
 from taskmill.runtime.probes import Probes
 from taskmill.sql import schema
 from taskmill.tasks.mill import Mill, TaskOptions
-from taskmill.tasks.submit import Submitter
 from tests.api.kit import Api, every_engine
 from tests.support import wait_until
 
@@ -93,7 +92,7 @@ async def remote(api: Api) -> Remote:
 async def desk(api: Api) -> AsyncIterator[Desk]:
     """One without an API around it."""
     mill = Mill(api.db, None, LocalBell(), TaskOptions(), Probes())
-    desk = Desk(mill, Submitter(mill))
+    desk = Desk(mill)
     yield desk
     await desk.close()
 

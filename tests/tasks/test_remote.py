@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from datetime import timedelta
 
 import pytest
 
+from taskmill.errors import Stale
 from taskmill.model.clock import boottime
 from taskmill.model.ids import new_id, new_op
 from taskmill.model.state import Status, Verb
@@ -26,6 +28,7 @@ from taskmill.tasks.remote import (
     owners,
     renew_remote,
     settle_remote,
+    submit_remote,
     worker_id,
 )
 from taskmill.upkeep.rescue import expire_leases
@@ -236,7 +239,36 @@ async def test_whose_run_it_is(world: World) -> None:
     await settle(world, brings(done))
     ids = [mine.id, done.id, foreign.id]
     found = await world.db.read(lambda c: owners(c, WORKER, ids))
-    assert found == {(mine.id, mine.fence): ANN}
+    assert {key: row.user_id for key, row in found.items()} == {(mine.id, mine.fence): ANN}
+
+
+async def test_what_a_run_submits(world: World) -> None:
+    """Once for an operation, however often and at once it is sent, in the name of the task's user; journalled, counted."""
+    [run] = await world.running(worker=WORKER)
+    lease, op = (run.id, run.fence), new_op()
+    later = (await world.now()) + timedelta(hours=1)
+    tasks = [new("a", user_id=b"", queue="mail"), new("b", user_id=b"", scheduled_at=later)]
+
+    async def submit(op: bytes = op, worker: bytes = WORKER) -> list[bytes]:
+        return await submit_remote(world.mill, worker, lease, op, tasks)
+
+    first, second = await asyncio.gather(submit(), submit())
+    assert first == second == await submit()
+    rows = await world.rows(*first)
+    assert [(r.title, r.queue, r.status, r.user_id) for r in rows] == [
+        ("a", "mail", Status.QUEUED, ANN),
+        ("b", "default", Status.PENDING, ANN),
+    ]
+    assert await world.payload(first[0]) == '{"n":1}'
+    assert len(await world.rows()) == 3
+    assert await submit(new_op()) != first
+    await world.exact()
+    for stale in (submit(new_op(), OTHER), submit(new_op(), b"x" * 16)):
+        with pytest.raises(Stale):
+            await stale
+    await settle(world, brings(run))
+    with pytest.raises(Stale):
+        await submit(new_op())
 
 
 async def test_a_worker_changes_what_it_knows(world: World) -> None:

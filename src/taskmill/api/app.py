@@ -45,7 +45,7 @@ def create_app(
     subscriptions to begin, and `accounts.close()` ends its threads. Without a limiter it counts in this process."""
     limiter = limiter or Limiter(options.limits)
     tokens = Tokens(auth.secret, auth.expiration, accounts, auth.previous)
-    desk = desk or Desk(mill, submitter)
+    desk = desk or Desk(mill)
     services = Services(mill, submitter, feed, accounts, tokens, options, limiter, desk)
     view = GraphQLView(build_schema(introspection=options.development), services)
     health = Health(mill, timeout=options.health_timeout)

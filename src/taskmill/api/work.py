@@ -15,15 +15,13 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import Connection
 
-from taskmill.errors import Conflict, Stale, Unavailable
+from taskmill.errors import Conflict, Unavailable
 from taskmill.model.clock import boottime
-from taskmill.model.state import Verb
 from taskmill.model.task import (
     LOG_LINES_PER_RUN,
     Claimed,
     Ended,
     LogLine,
-    NewTask,
     Outcome,
     Registry,
     Renewal,
@@ -39,7 +37,6 @@ from taskmill.tasks.log import LogWriter
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.remote import Brought, Settled, claimed_before, owners, renew_remote, settle_remote
 from taskmill.tasks.settle import settle_batch
-from taskmill.tasks.submit import Submitter
 from taskmill.tasks.waiter import Waiter
 
 POSTS: Final = 1000
@@ -51,10 +48,6 @@ PATIENCE: Final = 8.0
 """Seconds that a settle is tried here; the worker tries again as long as its lease holds."""
 PROGRESS_EVERY: Final = 1.0
 """Seconds between two writes of one run's progress."""
-
-NOT_YOURS: Final = (
-    "This run is not yours any more: its lease ran out, it was settled, or another worker has it."
-)
 
 log = structlog.get_logger(__name__)
 
@@ -90,9 +83,8 @@ class Desk:
 
     name = "desk"
 
-    def __init__(self, mill: Mill, submitter: Submitter) -> None:
+    def __init__(self, mill: Mill) -> None:
         self._mill = mill
-        self._submitter = submitter
         self._logs = LogWriter(mill)
         self._posts: dict[bytes, _Post] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -105,7 +97,6 @@ class Desk:
         self._lines: Recent[tuple[bytes, int], int] = Recent()
         self._listening: Counter[bytes] = Counter()
         self._logged: Recent[bytes, int] = Recent(2000)
-        self._submits: Recent[bytes, asyncio.Task[list[bytes]]] = Recent(2000)
 
     async def run(self) -> None:
         """Lets go of places that nobody uses, until `stop`; then of all."""
@@ -347,26 +338,6 @@ class Desk:
         await self._logs.write(taken)
         self._logged.put(op, len(taken))
         return len(taken)
-
-    async def submit(
-        self, worker: bytes, lease: tuple[bytes, int], op: bytes, make: Callable[[bytes], list[NewTask]]
-    ) -> list[bytes]:
-        """Tasks that the run submits, as its task's user: `make(user)` builds them. Their ids. Stale: it is no run of
-        this worker. The same `op` again at this process answers the same."""
-        doing = self._submits.get(op)
-        if doing is None or (doing.done() and (doing.cancelled() or doing.exception() is not None)):
-            doing = asyncio.create_task(self._submit(worker, lease, make), name="desk:submit")
-            self._submits.put(op, doing)
-        return await asyncio.shield(doing)
-
-    async def _submit(
-        self, worker: bytes, lease: tuple[bytes, int], make: Callable[[bytes], list[NewTask]]
-    ) -> list[bytes]:
-        users = await self._mill.db.read(lambda c: owners(c, worker, [lease[0]]))
-        if lease not in users:
-            self._mill.probes.stale_writes.labels(verb=Verb.SUBMIT.value).inc()
-            raise Stale(NOT_YOURS)
-        return [row.id for row in await self._submitter.submit(make(users[lease]))]
 
 
 async def _end(waiter: Waiter) -> None:

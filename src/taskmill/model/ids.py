@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import sys
 import uuid
@@ -15,6 +16,13 @@ else:
 def new_id() -> bytes:
     """A new UUIDv7 as 16 bytes: time-ordered within a process, to the millisecond between processes."""
     return _uuid7().bytes
+
+
+def id_of(millis: int, seed: bytes) -> bytes:
+    """The UUIDv7 of this moment (milliseconds since 1970) that follows from `seed`: the same again for the same two."""
+    digest = hashlib.sha256(seed).digest()
+    value = millis.to_bytes(6, "big") + digest[:10]
+    return value[:6] + bytes([0x70 | value[6] & 0x0F, value[7], 0x80 | value[8] & 0x3F]) + value[9:]
 
 
 def new_op() -> bytes:

@@ -15,16 +15,25 @@ from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
-from taskmill.model.clock import boottime
+from taskmill.errors import BadUserInput, Stale
+from taskmill.model.clock import boottime, micros
+from taskmill.model.ids import id_of
 from taskmill.model.state import Priority, Status, Verb
-from taskmill.model.task import Claimed, Ended, Outcome, Renewal, Renewed
+from taskmill.model.task import Claimed, Ended, NewTask, Outcome, Renewal, Renewed
 from taskmill.sql.schema import runs, task_payloads, tasks, workers
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.renew import renew
+from taskmill.tasks.row import TaskRow
 from taskmill.tasks.settle import Kept, prepare, settle_batch
+from taskmill.tasks.submit import submit
 from taskmill.tasks.workers import known_types, noted_claim, touch
+
+NOT_YOURS: Final = (
+    "This run is not yours any more: its lease ran out, it was settled, or another worker has it."
+)
 
 _T: Final = tasks.c
 _IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
@@ -278,12 +287,52 @@ def _run(row: Any) -> Claimed:
 
 # ---- whose run it is: for logs, and for what a handler submits ------------------------------------------------------
 
-_OWNERS: Final = sa.select(_T.id, _T.fence, _T.user_id).where(
+_OWNERS: Final = sa.select(_T.id, _T.fence, _T.user_id, _T.started_at).where(
     _T.id.in_(_IDS), _T.worker_id == sa.bindparam("worker"), _T.status + 0 == int(Status.PROCESSING)
 )
+_THERE: Final = sa.select(_T.id).where(_T.id == sa.bindparam("id"))
 
 
-def owners(connection: Connection, worker: bytes, ids: Iterable[bytes]) -> dict[tuple[bytes, int], bytes]:
-    """(id, fence) → the task's user, for those of these tasks that this worker runs now."""
+def owners(connection: Connection, worker: bytes, ids: Iterable[bytes]) -> dict[tuple[bytes, int], Any]:
+    """(id, fence) → user_id and started_at, for those of these tasks that this worker runs now."""
     rows = connection.execute(_OWNERS, {"ids": sorted(set(ids)), "worker": worker})
-    return {(r.id, r.fence): r.user_id for r in rows}
+    return {(r.id, r.fence): r for r in rows}
+
+
+async def submit_remote(
+    mill: Mill, worker: bytes, lease: tuple[bytes, int], op: bytes, new: Sequence[NewTask]
+) -> list[bytes]:
+    """Record tasks that a run submits, as its task's user, whatever user they name. Their ids.
+
+    All or nothing, in one transaction. The ids follow from the operation, so that the same sent again finds them,
+    whatever was heard of the first. Stale: it is no run of this worker. BadUserInput: the database refuses a value.
+    """
+
+    def work(connection: Connection) -> tuple[list[bytes], list[TaskRow]]:
+        parent = owners(connection, worker, [lease[0]]).get(lease)
+        if parent is None:
+            raise Stale(NOT_YOURS)
+        began = micros(parent.started_at) // 1000
+        ids = [id_of(began, op + n.to_bytes(4, "big")) for n in range(len(new))]
+        if connection.execute(_THERE, {"id": ids[0]}).first() is not None:
+            return ids, []
+        theirs = [replace(task, user_id=parent.user_id) for task in new]
+        return ids, submit(connection, list(zip(ids, theirs, strict=True)))
+
+    try:
+        with mill.probes.verb_seconds.labels(verb=Verb.SUBMIT.value).time():
+            try:
+                ids, rows = await mill.db.write(work, resend=work)
+            except exc.IntegrityError:  # the same at the same time: by now it is there
+                ids, rows = await mill.db.write(work, resend=work)
+    except Stale:
+        mill.probes.stale_writes.labels(verb=Verb.SUBMIT.value).inc()
+        raise
+    except (exc.DataError, UnicodeError) as error:
+        raise BadUserInput("The database refuses a value of these tasks.") from error
+    mill.probes.verb_rows.labels(verb=Verb.SUBMIT.value).inc(len(rows))
+    for row in rows:
+        mill.probes.tasks_created.labels(priority=row.priority.name).inc()
+    mill.offer([r for r in rows if r.status is Status.QUEUED])
+    mill.hint("journal", *({"due"} if any(r.status is Status.PENDING for r in rows) else ()))
+    return ids

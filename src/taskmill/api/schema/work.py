@@ -16,7 +16,7 @@ import strawberry
 from taskmill.api.schema.context import Context, Info
 from taskmill.api.schema.roles import allow, open_to
 from taskmill.api.schema.scalars import Json
-from taskmill.api.schema.task_write import CREATE_MOST, CreateTaskInput, new_task
+from taskmill.api.schema.task_write import CREATE_MOST, new_task
 from taskmill.api.schema.work_input import (
     BATCH_MOST,
     CLAIM_MOST,
@@ -43,13 +43,12 @@ from taskmill.api.schema.work_input import (
     worker_of,
 )
 from taskmill.api.users import Role
-from taskmill.api.work import NOT_YOURS
 from taskmill.errors import BadUserInput, Conflict, PayloadTooLarge, Stale
 from taskmill.model.clock import boottime
 from taskmill.model.ids import id_text
 from taskmill.model.state import Priority
-from taskmill.model.task import Claimed, NewTask
-from taskmill.tasks.remote import Brought, Settled
+from taskmill.model.task import Claimed
+from taskmill.tasks.remote import NOT_YOURS, Brought, Settled, submit_remote
 
 WORKERS: Final = (Role.WORKER, Role.ADMIN)
 ANOTHER: Final = "This run was settled before, with another outcome. That one stands."
@@ -330,9 +329,10 @@ class WorkMutations:
         op = operation_of(worker, input.operation_id, "submit", lease)
         for given in input.inputs:
             info.context.check_queue(given.queue or "default")
-        ids = await info.context.services.desk.submit(
-            worker, lease, op, lambda user: _new(input.inputs, user)
-        )
+        if not 1 <= len(input.inputs) <= CREATE_MOST:
+            raise BadUserInput(f"inputs: 1 to {CREATE_MOST} tasks are expected")
+        new = [new_task(given, b"") for given in input.inputs]
+        ids = await submit_remote(info.context.services.mill, worker, lease, op, new)
         return [strawberry.ID(id_text(id_)) for id_ in ids]
 
 
@@ -351,12 +351,6 @@ async def _settle(info: Info, batch: list[Brought]) -> list[SettledRun]:
         SettledRun(id=strawberry.ID(id_text(b.id)), fence=b.fence, state=SettleState(a.value))
         for b, a in zip(batch, answers, strict=True)
     ]
-
-
-def _new(inputs: list[CreateTaskInput], user: bytes) -> list[NewTask]:
-    if not 1 <= len(inputs) <= CREATE_MOST:
-        raise BadUserInput(f"inputs: 1 to {CREATE_MOST} tasks are expected")
-    return [new_task(item, user) for item in inputs]
 
 
 def _connected(context: Context) -> Callable[[], Awaitable[bool]]:
