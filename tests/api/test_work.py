@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,15 +15,17 @@ import pytest
 import sqlalchemy as sa
 
 from taskmill.api.identity import Role
-from taskmill.api.work import POSTS_OF_ONE, Desk, Who
+from taskmill.api.work import BOOTS, POSTS_OF_ONE, Desk, Who
 from taskmill.errors import Conflict, Unavailable
 from taskmill.index.wake import LocalBell
+from taskmill.model.clock import boottime
 from taskmill.model.state import Status, Verb
 from taskmill.model.task import LOG_LINES_PER_RUN, LOG_MESSAGE_LIMIT, PAYLOAD_LIMIT, Registry
 from taskmill.runtime.probes import Probes
 from taskmill.sql import schema
 from taskmill.tasks.mill import Mill, TaskOptions
-from tests.api.kit import Api, every_engine
+from tests.api.kit import Api, Socket, every_engine, running
+from tests.databases import MigratedStores
 from tests.support import wait_until
 
 RUN = "id fence queue type title payload priority attempt maxRetries suspect leaseSeconds"
@@ -461,6 +464,47 @@ async def test_who_is_gone_gets_nothing(api: Api, remote: Remote) -> None:
     assert (run["attempt"], run["fence"]) in ((1, 1), (1, 2)), "given back unstarted, or never taken"
 
 
+async def test_over_a_socket_a_claim_does_not_wait(api: Api, remote: Remote) -> None:
+    """Nothing would tell that its caller has gone; without waiting it is answered as by POST."""
+    await api.create()
+    async with api.socket(token=remote.token) as socket:
+        document = f"mutation($i: ClaimTasksInput!) {{ claimTasks(input: $i) {{ tasks {{ {RUN} }} }} }}"
+        await socket.subscribe(document, id="1", i={"worker": remote.boot, "waitSeconds": 5})
+        refused = await socket.receive()
+        assert refused["payload"]["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+        await wait_until_complete(socket)
+        await socket.subscribe(document, id="2", i={"worker": remote.boot})
+        assert len((await socket.next())["claimTasks"]["tasks"]) == 1
+
+
+async def wait_until_complete(socket: Socket) -> None:
+    assert (await socket.receive())["type"] == "complete"
+
+
+@pytest.mark.parametrize("sql_engine", ["mariadb", "mysql"], indirect=True)
+async def test_calls_may_go_to_any_api_process(
+    sql_engine: str, migrated_stores: MigratedStores, tmp_path: Path
+) -> None:
+    """Claimed at one, its answer lost and asked for at another, renewed there, settled and settled again at either."""
+    with migrated_stores.lend(sql_engine, tmp_path) as url:
+        async with running(url) as one, running(url) as two:
+            await one.register("user")
+            first = Remote(one, await one.enlist("worker", Role.WORKER))
+            second = Remote(two, first.token)
+            second.boot = first.boot
+            await one.create()
+            runs = await first.claim(operationId="c", waitSeconds=5)
+            assert await second.claim(operationId="c") == runs
+            [run] = runs
+            assert [lease["state"] for lease in await second.do("renewTasks", leases=[of(run)])] == ["HELD"]
+            given = {**of(run), "operationId": "s", "inputs": [{"title": "next"}]}
+            made = await first.do("submitTasks", **given)
+            assert await second.do("submitTasks", **given) == made
+            given = {**of(run), "result": 1}
+            assert await second.do("completeTask", **given) == await first.do("completeTask", **given)
+            assert (await task(one, run))["status"] == "COMPLETED"
+
+
 async def test_a_newer_claim_ends_the_one_that_waits(api: Api, remote: Remote) -> None:
     """A worker that sends another has given up the first."""
     first = asyncio.create_task(remote.claim(waitSeconds=20))
@@ -483,6 +527,19 @@ async def test_a_stopping_process_sends_claims_away(desk: Desk) -> None:
     with pytest.raises(Unavailable, match="stopping"):
         await _claim(desk, who, wait=0.0)
     assert not desk._posts
+
+
+async def test_workers_of_one_key_are_bounded(desk: Desk) -> None:
+    """A caller that makes a new UUID for each call is told so, and its rows do not fill the table."""
+    desk._boots_since = boottime()
+    desk._boots[b"1" * 16] = BOOTS - 1
+    await desk.register(_who(b"1" * 16, 1))
+    with pytest.raises(Conflict, match="UUID"):
+        await desk.register(_who(b"1" * 16, 2))
+    await desk.register(_who(b"1" * 16, 1))
+    await desk.register(_who(b"2" * 16, 3))
+    desk._boots_since = -1e9
+    await desk.register(_who(b"1" * 16, 2))
 
 
 def _who(owner: bytes, n: int = 0) -> Who:

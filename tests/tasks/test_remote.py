@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import uuid
 from datetime import timedelta
 
 import pytest
@@ -254,6 +255,7 @@ async def test_what_a_run_submits(world: World) -> None:
 
     first, second = await asyncio.gather(submit(), submit())
     assert first == second == await submit()
+    assert [uuid.UUID(bytes=id_).version for id_ in first] == [7, 7]
     rows = await world.rows(*first)
     assert [(r.title, r.queue, r.status, r.user_id) for r in rows] == [
         ("a", "mail", Status.QUEUED, ANN),

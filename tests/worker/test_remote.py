@@ -217,6 +217,18 @@ async def test_a_settle_whose_answer_was_lost(served: Api, source: RemoteSource,
     assert [(await seen(served, run))["status"] for run in runs] == ["COMPLETED", "FAILED", "PROCESSING"]
 
 
+async def test_a_submit_whose_answer_was_lost(served: Api, source: RemoteSource, line: Line) -> None:
+    """It is sent again by itself, and is there once."""
+    await create(served, source)
+    [run] = await source.claim(1, suspects=0, wait=5.0)
+    line.lose("submitTasks")
+    queue = source._options.queues[0]
+    [made] = await source.submit([NewTask(b"", "next", '{"a":1}', queue=queue)], (run.id, run.fence))
+    assert line.calls.count("submitTasks") == 2
+    [other] = await source.claim(5, suspects=0, wait=5.0)
+    assert (other.id, other.title, other.payload) == (made, "next", '{"a":1}')
+
+
 async def test_a_claim_is_taken_back(served: Api, source: RemoteSource, line: Line) -> None:
     """When poked or halted while its answer is on the way: what it brought comes with another question."""
     [task] = await create(served, source)

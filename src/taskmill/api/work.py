@@ -43,6 +43,8 @@ POSTS: Final = 1000
 """Workers that one API process keeps a place for."""
 POSTS_OF_ONE: Final = 200
 """Of these, of one key or user."""
+BOOTS: Final = 1000
+"""New workers of one key or user within the time that a worker's row holds."""
 SWEEP: Final = 5.0
 PATIENCE: Final = 8.0
 """Seconds that a settle is tried here; the worker tries again as long as its lease holds."""
@@ -93,6 +95,8 @@ class Desk:
             "settle", self._settle_all, rows=500, lanes=2
         )
         self._seen: Recent[bytes, tuple[float, Who]] = Recent()
+        self._boots: Counter[bytes] = Counter()
+        self._boots_since = 0.0
         self._progress: Recent[tuple[bytes, int], tuple[float, float | None]] = Recent()
         self._lines: Recent[tuple[bytes, int], int] = Recent()
         self._listening: Counter[bytes] = Counter()
@@ -171,6 +175,8 @@ class Desk:
         now = boottime()
         if known is not None and known[1] == who and now - known[0] < self._mill.options.worker_ttl / 4:
             return
+        if known is None:
+            self._count_boot(who.owner, now)
         types = [*who.registry.types, *([workers.DEFAULT] if who.registry.get(None) else [])]
 
         def work(connection: Connection) -> None:
@@ -187,6 +193,17 @@ class Desk:
 
         await self._mill.db.write(work, resend=work)
         self._seen.put(who.id, (now, who))
+
+    def _count_boot(self, owner: bytes, now: float) -> None:
+        """Each new worker is a row until it was not seen for long. Conflict: there are too many."""
+        if now - self._boots_since > self._mill.options.worker_ttl:
+            self._boots.clear()
+            self._boots_since = now
+        if self._boots[owner] >= BOOTS:
+            raise Conflict(
+                f"{BOOTS} workers were started with this key within a minute: keep the UUID of each."
+            )
+        self._boots[owner] += 1
 
     async def leave(self, worker: bytes) -> None:
         """It says goodbye: its row and its place go."""

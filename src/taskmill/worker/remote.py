@@ -29,6 +29,7 @@ from taskmill.worker.remote_api import Api
 
 TIMEOUT: Final = 10.0
 """Seconds for an answer, beside what a claim waits."""
+SUBMIT: Final = 15.0
 REACH: Final = 30.0
 """Seconds in which the API must be reached at the start."""
 LONGEST_WAIT: Final = 20.0
@@ -219,7 +220,7 @@ class RemoteSource:
         await self._api.ask(api.LOG, 5.0, input=api.Logging(self.boot_id, str(uuid.uuid4()), given))
 
     async def submit(self, tasks: Sequence[NewTask], run: tuple[bytes, int]) -> list[bytes]:
-        """In the name of the run's user, whom the API knows: `user_id` is not sent."""
+        """In the name of the run's user, whom the API knows: `user_id` is not sent. Tried for SUBMIT seconds."""
         inputs = [
             api.Task(
                 task.title,
@@ -234,8 +235,18 @@ class RemoteSource:
             for task in tasks
         ]
         given = api.Submitting(self.boot_id, id_text(run[0]), run[1], str(uuid.uuid4()), inputs)
-        answer = await self._api.ask(api.SUBMIT, TIMEOUT, input=given)
-        return [_id(text) for text in answer.submit_tasks]
+        until, tries = boottime() + SUBMIT, 0
+        while True:  # the operation makes it safe
+            tries += 1
+            try:
+                answer = await self._api.ask(api.SUBMIT, TIMEOUT, input=given)
+            except Unavailable:
+                wait = BACKOFF.delay(tries, self._rng)
+                if boottime() + wait > until:
+                    raise
+                await asyncio.sleep(wait)
+                continue
+            return [_id(text) for text in answer.submit_tasks]
 
     async def cancels(self) -> list[tuple[bytes, int]]:
         """Waits at the API for cancel signals, as long as it lets us."""

@@ -194,6 +194,9 @@ class WorkMutations:
             raise BadUserInput(f"max: 1 to {CLAIM_MOST} is expected")
         if not 0 <= input.wait_seconds <= WAIT_MOST:
             raise BadUserInput(f"waitSeconds: 0 to {WAIT_MOST} is expected")
+        if input.wait_seconds and context.gone is None:
+            # Nobody could tell that its caller has gone, and it would take tasks that nobody runs.
+            raise BadUserInput("waitSeconds: over a WebSocket a claim does not wait; send it by POST")
         if not 0 <= input.suspects <= CLAIM_MOST:
             raise BadUserInput(f"suspects: 0 to {CLAIM_MOST} is expected")
         began = boottime()
