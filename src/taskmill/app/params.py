@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -18,6 +19,16 @@ import msgspec
 
 from taskmill.errors import ConfigError, InvalidPayload, ResultInvalid
 from taskmill.model.jsontext import json_text, plain
+
+if sys.version_info >= (
+    3,
+    14,
+):  # annotations are evaluated when they are asked for: some may not be there yet
+    import annotationlib
+
+    _LAZY: Mapping[str, Any] = {"annotation_format": annotationlib.Format.FORWARDREF}
+else:
+    _LAZY: Mapping[str, Any] = {}
 
 _EMPTY: Final = inspect.Parameter.empty
 _UNCHECKED: Final = (_EMPTY, Any, object)
@@ -44,7 +55,7 @@ class Params:
 
     def _read_signature(self) -> None:
         try:
-            found = list(inspect.signature(self._function).parameters.values())
+            found = list(inspect.signature(self._function, **_LAZY).parameters.values())
         except ValueError:
             self.whole = "payload"  # a function of C without a signature: the first run will tell
             return
