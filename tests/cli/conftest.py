@@ -24,7 +24,7 @@ class Compose(types.ModuleType):
         self.calls: list[tuple[str, Any]] = []
         self.outcome: Any = None
         self.accounts: Any = None
-        for name in ("up", "api", "worker", "scheduler", "migrate"):
+        for name in ("up", "api", "worker", "remote_worker", "scheduler", "migrate"):
             setattr(self, name, self._service(name))
 
     def _service(self, name: str) -> Any:

@@ -31,6 +31,7 @@ Compose = Any  # tests/cli/conftest.py
         ("api --host 0.0.0.0 --port=4000", "api", {"host": "0.0.0.0", "port": 4000}),
         ("worker --app a.b:c --concurrency 7 --processes 2", "worker", {"app": "a.b:c", "processes": 2}),
         ("worker --name w1 --metrics-port 9100", "worker", {"worker_name": "w1", "metrics_port": 9100}),
+        ("worker --api-url http://h/graphql --api-key tm_12345", "remote_worker", {"api_url": "http://h", "api_key": "tm_12345"}),
         ("scheduler --metrics-port 9101", "scheduler", {"metrics_port": 9101}),
         ("migrate", "migrate", {"port": 3000}),
     ],
@@ -44,6 +45,29 @@ def test_each_command_runs_its_service(
     ((name, settings),) = compose.calls
     assert name == service
     assert {field: getattr(settings, field) for field in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "service"),
+    [
+        ({"TASKMILL_API_URL": "http://h"}, "worker", "remote_worker"),
+        ({"TASKMILL_API_URL": "http://h", "DATABASE_URL": "mysql://u:p@h/d"}, "worker", "worker"),
+        ({"DATABASE_URL": "mysql://u:p@h/d"}, "worker --api-url http://h", "remote_worker"),
+        ({"TASKMILL_API_URL": "http://h"}, "scheduler", "scheduler"),
+    ],
+)
+def test_where_a_worker_gets_its_tasks(
+    environment: dict[str, str],
+    arguments: str,
+    service: str,
+    compose: Compose,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the record when there is one, else from the API that is named; an option decides."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(arguments.split()) == 0
+    assert [name for name, _ in compose.calls] == [service]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +102,8 @@ def test_how_a_service_ends(
         ("up --concurrency 1e9", "--concurrency"),
         ("up --concurrency 1000000000", "--concurrency"),
         ("worker --concurrency abc", "--concurrency"),
+        ("worker --api-url nonsense", "--api-url"),
+        ("worker --api-url http://h --api-key short", "--api-key"),
         ("worker --concurrency", "--concurrency"),
         ("worker --metrics-port 65536", "--metrics-port"),
         ("up --app nonsense", "--app"),
