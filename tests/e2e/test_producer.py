@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from taskmill import TaskFailed, submit_in
@@ -52,3 +54,12 @@ async def test_a_program_beside_the_workers(
     assert (await later.wait(timeout=30)).order == 11
     await engine.dispose()
     await app.close()
+
+
+@pytest.fixture(autouse=True)
+def structlog_as_it_was() -> Iterator[None]:
+    """A submit by the settings hands our lines to `logging`."""
+    configured = structlog.is_configured()
+    yield
+    if not configured:
+        structlog.reset_defaults()
