@@ -214,7 +214,8 @@ async def test_what_a_run_says(api: Api, remote: Remote) -> None:
     logs = "query($id: ID!) { task(id: $id) { logs { message level fields } } }"
 
     async def said() -> Any:
-        return (await api.ok(logs, id=run["id"]))["task"]["logs"]
+        found = (await api.ok(logs, id=run["id"]))["task"]["logs"]
+        return found if len(found) >= 4 else None
 
     found = await wait_until(said)
     assert [line["level"] for line in found] == ["DEBUG", "INFO", "ERROR", "INFO"]
@@ -237,9 +238,10 @@ async def test_a_run_keeps_so_many_lines(api: Api, remote: Remote) -> None:
 async def test_progress_is_coalesced_and_clamped(api: Api, remote: Remote) -> None:
     """Row 80: of many reports in a second the record gets one, and the newest with a later renewal."""
     run = await remote.one()
+    began = boottime()
     for n in range(30):
         await remote.do("renewTasks", leases=[{**of(run), "progress": n / 10}])
-    assert len(await _journal(api, Verb.RENEW)) < 10
+    assert 1 <= len(await _journal(api, Verb.RENEW)) <= boottime() - began + 1
 
     async def newest() -> bool:
         await remote.do("renewTasks", leases=[of(run)])
