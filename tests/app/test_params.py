@@ -48,6 +48,19 @@ class Options(BaseModel):
         return value
 
 
+class Aliased(BaseModel):
+    video_id: str = Field(alias="videoId")
+
+
+class Holder(msgspec.Struct):
+    inner: Options
+    plain: Plain | None = None
+
+
+class Plain:
+    pass
+
+
 class Row(TypedDict):
     name: str
 
@@ -78,6 +91,8 @@ VALUES: list[tuple[Any, Any, Any]] = [
     (Clip, Clip(1.5), {"start": 1.5, "at": None}),
     (Options, Options(quality=3, tags={"t"}), {"quality": 3, "when": None, "tags": ["t"]}),
     (list[Options] | None, [Options(quality=3)], [{"quality": 3, "when": None, "tags": []}]),
+    (Aliased, Aliased(videoId="v"), {"videoId": "v"}),
+    (Holder, Holder(Options(quality=3)), {"inner": {"quality": 3, "when": None, "tags": []}, "plain": None}),
     (Row, Row(name="n"), {"name": "n"}),
     (Any, {"a": [1, None]}, {"a": [1, None]}),
 ]
@@ -114,6 +129,9 @@ WRONG: list[tuple[Any, Any, str]] = [
     (Size, "large", "value: Invalid enum value 'large'"),
     (Options, {"quality": 11}, "value.quality: Input should be less than or equal to 10"),
     (Options, {"quality": 7}, "value.quality: Value error, seven is taken"),
+    (Aliased, {"video_id": "v"}, "value.videoId: Field required"),
+    (Holder, {"inner": {"quality": 11}}, "value.inner: quality: Input should be less than or equal to 10"),
+    (Holder, {"inner": {"quality": 1}, "plain": {}}, "value.plain: Plain cannot be made from JSON"),
     (datetime, "yesterday", "value: Invalid RFC3339 encoded datetime"),
 ]
 
@@ -244,10 +262,6 @@ def test_a_handler_without_parameters() -> None:
     assert Params(handler).load({}) == ((), {})
     with pytest.raises(InvalidPayload, match="there are: none"):
         Params(handler).load({"a": 1})
-
-
-class Plain:
-    pass
 
 
 def bad_class(ctx: Context, a: Plain, b: int) -> None: ...

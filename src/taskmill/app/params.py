@@ -248,10 +248,20 @@ def _converted(value: Any, annotation: Any, where: str) -> Any:
     if _by_pydantic(annotation):
         return _by_adapter(value, annotation, where)
     try:
-        return msgspec.convert(value, annotation, str_keys=True)
+        return msgspec.convert(value, annotation, str_keys=True, dec_hook=_inner)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         raise InvalidPayload(f"{where}{path.rstrip('`')}: {text}") from None
+
+
+def _inner(annotation: type, value: Any) -> Any:
+    """For msgspec: a pydantic model within a dataclass or Struct."""
+    if not _by_pydantic(annotation):
+        raise TypeError(f"{annotation.__name__} cannot be made from JSON")
+    try:
+        return _by_adapter(value, annotation, "")
+    except InvalidPayload as error:
+        raise ValueError(error.message) from None
 
 
 @functools.lru_cache(maxsize=1000)
@@ -270,4 +280,5 @@ def _by_adapter(value: Any, annotation: Any, where: str) -> Any:
         # Not str(error): it shows the value, which may be a secret.
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        raise InvalidPayload(f"{where}{path}: {first['msg']}") from None
+        place = f"{where}{path}".lstrip(".")
+        raise InvalidPayload(f"{place}: {first['msg']}" if place else first["msg"]) from None

@@ -18,7 +18,7 @@ def plain(value: object) -> Any:
 
 def _model(value: Any) -> Any:
     if hasattr(value, "__pydantic_validator__"):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
