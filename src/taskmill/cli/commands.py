@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App
 
 from taskmill import __version__
+from taskmill.cli.fleet import queues, workers
+from taskmill.cli.keys import keys
+from taskmill.cli.loading import service_settings, tool_settings
 from taskmill.cli.options import Flag, Terminal, Text
+from taskmill.cli.schedules import schedules
 from taskmill.cli.tasks import tasks
+from taskmill.cli.users import users
 
 if TYPE_CHECKING:
     from taskmill.settings import Settings
@@ -26,13 +31,10 @@ app = App(
     version=__version__,
     help_format="plaintext",
 )
-users = App(name="users", help="Users: the first ADMIN of a production installation is made here.")
-app.command(tasks)
-app.command(users)
-schedules = App(
-    name="schedules", help="Schedules: those that an app declares are registered by a step of its deploy."
-)
-app.command(schedules)
+for noun in (tasks, schedules, users, keys):
+    app.command(noun)
+app.command(queues)
+app.command(workers)
 
 
 @app.command
@@ -66,7 +68,7 @@ def up(
         Queues to take tasks from, separated by commas (TASKMILL_QUEUES).
     """
     flags = {"app": app, "host": host, "port": port}
-    settings = _service(**flags, concurrency=concurrency, processes=processes, queues=queues)
+    settings = service_settings(**flags, concurrency=concurrency, processes=processes, queues=queues)
     if reload:
         return _watch(settings)
     from taskmill import compose
@@ -85,7 +87,7 @@ def api(*, host: Text = None, port: Text = None) -> Running:
     port
         Port to listen at (PORT).
     """
-    settings = _service(host=host, port=port)
+    settings = service_settings(host=host, port=port)
     from taskmill import compose
 
     return _until_stopped(compose.api(settings))
@@ -132,7 +134,7 @@ def worker(  # noqa: PLR0913 (its options)
     """
     flags = {"app": app, "concurrency": concurrency, "processes": processes, "queues": queues}
     flags |= {"worker_name": name, "metrics_port": metrics_port, "api_url": api_url, "api_key": api_key}
-    settings = _service(**flags)
+    settings = service_settings(**flags)
     if reload:
         return _watch(settings)
     from taskmill import compose
@@ -150,7 +152,7 @@ def scheduler(*, metrics_port: Text = None) -> Running:
     metrics_port
         Port of /metrics, /live and /ready (TASKMILL_METRICS_PORT).
     """
-    settings = _service(metrics_port=metrics_port)
+    settings = service_settings(metrics_port=metrics_port)
     from taskmill import compose
 
     return _until_stopped(compose.scheduler(settings))
@@ -159,7 +161,7 @@ def scheduler(*, metrics_port: Text = None) -> Running:
 @app.command
 async def migrate() -> int:
     """Brings the schema of the database up to date. Safe to run twice, and by two at once."""
-    settings = _tool()
+    settings = tool_settings()
     from taskmill import compose
 
     changed = await compose.migrate(settings)
@@ -199,7 +201,7 @@ async def load_test(
     """
     from taskmill.cli.loadtest import Plan, run
 
-    settings = _tool()
+    settings = tool_settings()
     plan = Plan.parse(
         tasks=tasks,
         concurrency=concurrency,
@@ -212,98 +214,23 @@ async def load_test(
     return await run(plan)
 
 
-@users.command
-def create(
-    email: str,
-    /,
-    *,
-    name: str = "",
-    role: str = "USER",
-    password_stdin: Flag = False,
-) -> Running:
-    """Makes a user. The password is asked for without showing it.
+@app.command
+def completion(shell: str, /) -> int:
+    """Prints what makes a shell complete the words of `taskmill`: eval "$(taskmill completion bash)"
 
     Parameters
     ----------
-    email
-        E-mail address to log in with.
-    name
-        Name to show; what is before the @ when not given.
-    role
-        ADMIN, USER or WORKER.
-    password_stdin
-        Read the password from standard input, up to the first line break.
+    shell
+        bash, zsh or fish.
     """
-    from taskmill.cli import people
+    from taskmill.cli import reading
 
-    settings, kind = _tool(), people.parse_role(role)
-    return people.create(settings, email, name, kind, people.ask(password_stdin))
-
-
-@users.command
-async def set_role(email: str, role: str, /) -> int:
-    """Gives a user another role. Tokens issued before hold the old one no longer.
-
-    Parameters
-    ----------
-    email
-        Who.
-    role
-        ADMIN, USER or WORKER.
-    """
-    from taskmill.cli import people
-
-    return await people.set_role(_tool(), email, role)
-
-
-@users.command(name="list")
-async def list_() -> int:
-    """All users, one a line."""
-    from taskmill.cli import people
-
-    return await people.show(_tool())
-
-
-@schedules.command
-async def sync(*, app: Text = None) -> int:
-    """Makes the schedules of an app what its @app.cron say: creates, changes, and deletes what it no longer declares.
-
-    A step of a deploy, once, when the new code is there; safe to run twice. What was paused stays paused.
-
-    Parameters
-    ----------
-    app
-        module:attribute of the handlers (TASKMILL_APP).
-    """
-    from taskmill.cli import schedules as commands
-
-    return await commands.sync(_tool(app=app))
+    name = reading.one_of("shell", shell, ("BASH", "ZSH", "FISH")).lower()
+    print(app.generate_completion(shell=name))
+    return 0
 
 
 # -- what they share -------------------------------------------------------------------------------------
-
-
-def _service(**flags: str | None) -> Settings:
-    """Settings and logs of a command that runs until it is stopped."""
-    from taskmill.runtime import logs
-    from taskmill.settings import Settings
-
-    settings = Settings.load(**flags)
-    colors = False if settings.no_color else None
-    logs.configure(settings.log_format, settings.log_level.upper(), colors=colors)
-    for warning in settings.warnings():
-        logs.get_logger(__name__).warning(warning)
-    return settings
-
-
-def _tool(**flags: str | None) -> Settings:
-    """As `_service`, for a command whose output is its result: logs go to standard error, from WARNING on."""
-    from taskmill.runtime import logs
-    from taskmill.settings import Settings
-
-    settings = Settings.load(**flags)
-    logs.configure(settings.log_format, "WARNING", stream=sys.stderr)
-    return settings
 
 
 def _watch(settings: Settings) -> int:

@@ -14,6 +14,9 @@ Free = Annotated[str | None, Parameter(negative="", allow_leading_hyphen=True)]
 Flag = Annotated[bool, Parameter(negative="")]
 
 
+ROLES: Final = ("ADMIN", "USER", "WORKER")
+
+
 class Terminal(Console):
     """When its reader goes away, the caller decides how that ends."""
 

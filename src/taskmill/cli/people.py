@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import getpass
 import sys
+from collections.abc import AsyncIterator
+from datetime import UTC
+from typing import cast
 
 from taskmill import compose
 from taskmill.api.users import Role
+from taskmill.api.users import User as Account
+from taskmill.client import User
+from taskmill.client.types import RoleName
 from taskmill.errors import ConfigError
-from taskmill.model.clock import iso
-from taskmill.runtime.logs import escape
+from taskmill.model.ids import id_text
 from taskmill.settings import Settings
 
+PAGE = 1000
 PASSWORD_LINE_LIMIT = 4096
 """Characters that are read of a line: far more than a password may have."""
 
@@ -21,28 +27,38 @@ def ask(password_stdin: bool) -> str:
     return _from_stdin() if password_stdin else _asked()
 
 
-async def create(settings: Settings, email: str, name: str, kind: Role, password: str) -> int:
-    """Makes the user and prints a line. BadUserInput, Conflict as the API says them."""
+async def create(settings: Settings, email: str, name: str, kind: Role, password: str) -> User:
+    """Makes the user. BadUserInput, Conflict as the API says them."""
     async with compose.users(settings) as accounts:
-        user = await accounts.create(email, password, name or email.partition("@")[0], kind)
-    print(f"created {escape(user.email)} ({user.role.name})")
-    return 0
+        return _told(await accounts.create(email, password, name or email.partition("@")[0], kind))
 
 
-async def set_role(settings: Settings, email: str, role: str) -> int:
+async def set_role(settings: Settings, email: str, role: str) -> User:
     kind = parse_role(role)
     async with compose.users(settings) as accounts:
-        user = await accounts.set_role(email, kind)
-    print(f"{escape(user.email)} is {user.role.name}")
-    return 0
+        return _told(await accounts.set_role(email, kind))
 
 
-async def show(settings: Settings) -> int:
-    """Role, time, e-mail and name, separated by tabs: for eyes and for `cut`."""
+async def everyone(settings: Settings) -> AsyncIterator[User]:
+    """Oldest first."""
+    after: bytes | None = None
     async with compose.users(settings) as accounts:
-        for user in await accounts.list():
-            print(user.role.name, iso(user.created_at), escape(user.email), escape(user.name), sep="\t")
-    return 0
+        while page := await accounts.list(limit=PAGE, after=after):
+            for user in page:
+                yield _told(user)
+            after = page[-1].id
+
+
+def _told(user: Account) -> User:
+    """As the API tells it."""
+    return User(
+        id=id_text(user.id),
+        email=user.email,
+        name=user.name,
+        role=cast("RoleName", user.role.name),
+        created_at=user.created_at.replace(tzinfo=UTC),
+        disabled=user.disabled,
+    )
 
 
 def parse_role(text: str) -> Role:

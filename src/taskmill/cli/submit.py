@@ -158,13 +158,14 @@ def _deadline(patience: float | None) -> float | None:
 async def _end(client: Client, id: str, deadline: float | None, bars: Progress | None) -> Seen | None:
     """The task when it has ended; None: not in time."""
     from taskmill.client.port import ClientPort
+    from taskmill.model.state import TERMINAL
 
     port, loop = ClientPort(client), asyncio.get_running_loop()
     bar = bars.add_task("waiting", total=None) if bars is not None else None
     start = loop.time()
     while True:
         seen = await port.look(id)
-        if seen.status.final:
+        if seen.status in TERMINAL:
             return seen
         if bars is not None and bar is not None:
             total = None if seen.progress is None else 1.0

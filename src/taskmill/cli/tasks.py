@@ -112,7 +112,8 @@ async def show_(id: str, /, *, api: Api = API) -> int:
             ("worker", run.worker),
             ("started", run.started_at),
             ("ended", run.ended_at),
-            ("error", run.error if run.error_type is None else f"{run.error_type}: {run.error}"),
+            ("error", run.error),
+            ("error type", run.error_type),
         ]
         show.facts(how)
         if run.traceback:
@@ -258,12 +259,13 @@ async def _logged(client: Client, id: str, *, follow: bool) -> AsyncIterator[Tas
     import asyncio
 
     from taskmill.client.port import ClientPort
+    from taskmill.model.state import TERMINAL
 
     port = ClientPort(client)
     after: str | None = None
     while True:
         # Looked at before the log: lines of a run that ended in between are read all the same.
-        ended = follow and (await port.look(id)).status.final
+        ended = follow and (await port.look(id)).status in TERMINAL
         while page := await client.logs(id, limit=PAGE, after=after):
             for line in page:
                 yield line
