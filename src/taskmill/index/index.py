@@ -307,10 +307,14 @@ class Index:
     # -- the server ----------------------------------------------------------------------------------------
 
     def _breaker(self, queue: str) -> Breaker:
-        # In a cluster one node may be down: the queues on the others go on.
-        name = queue if isinstance(self._client, RedisCluster) else ""
+        # In a cluster one node may be down: the queues on the others go on. By node, not by queue: the first queue that
+        # meets it waits for all, and users choose the names of queues.
+        name = ""
+        if isinstance(self._client, RedisCluster):
+            nodes = self._client.nodes_manager.slots_cache.get(self._client.keyslot(self._key(queue)))
+            name = str(nodes[0].name) if nodes else ""
         if name not in self._breakers:
-            self._breakers[name] = Breaker(name or "index", lambda: self._probe(name))
+            self._breakers[name] = Breaker(name or "index", lambda: self._probe(queue))
         return self._breakers[name]
 
     async def _run(self, queue: str, name: str, arguments: Sequence[Any], fairs: Iterable[bytes] = ()) -> Any:
