@@ -19,7 +19,7 @@ class WorkerOptions:
     """Runners that share them. 0 runs handlers in the supervisor itself: for tests only."""
     queues: tuple[str, ...] = ("default",)
     lease: float = 30.0
-    """Without a renewal, another worker may have the task after this. Renewed every third of it."""
+    """Without a renewal, another worker may have the task after this. Renewed every quarter of it, and given up at 0.8 of it."""
     drain: float = 25.0
     """How long a stop waits for handlers."""
     timeout: float = 3600.0
