@@ -130,6 +130,17 @@ async def test_the_way_of_a_task(served: Api, source: RemoteSource) -> None:
     assert result == json.loads(DONE.result or "")
 
 
+async def test_a_lease_does_not_begin_before_the_claim(served: Api, source: RemoteSource) -> None:
+    """What the request waited at the API for work is not taken off the lease."""
+    asked = boottime()
+    claiming = asyncio.create_task(source.claim(5, suspects=0, wait=20.0))
+    await wait_until(lambda: any(post.busy and post.waiter for post in served.desk._posts.values()))
+    await asyncio.sleep(0.5)
+    await create(served, source)
+    [run] = await claiming
+    assert asked + 30.5 <= run.deadline <= boottime() + 30
+
+
 async def test_a_worker_runs_its_app(served: Api, make_app: MakeApp) -> None:
     """The supervisor with this source: results, retries, logs, progress and what a handler submits."""
     app = make_app(
