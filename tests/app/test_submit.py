@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, assert_type
 
 import pytest
@@ -52,6 +53,9 @@ class Port:
 
     async def close(self) -> None:
         self.closed += 1
+
+    def itself(self) -> Port:
+        return self
 
 
 @dataclass
@@ -241,6 +245,16 @@ def test_a_port_is_closed_with_its_loop(made: list[Port]) -> None:
     assert [(len(port.drafts), port.closed) for port in made] == [(3, 1), (3, 1)]
 
 
+def test_a_loop_that_was_closed_roughly_is_forgotten(made: list[Port]) -> None:
+    """Not by `asyncio.run`: its port goes when the next one is made."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(process_video.submit("a", []))
+    loop.close()
+    asyncio.run(process_video.submit("b", []))
+    assert not any(key[0] is loop for key in link._links.ports)
+    assert len(made) == 2
+
+
 async def test_a_port_may_be_closed_before(made: list[Port]) -> None:
     """The next submit makes a new one."""
     await process_video.submit("a", [])
@@ -261,6 +275,20 @@ async def test_another_connector_gets_another_port(made: list[Port]) -> None:
     await process_video.submit("c", [])
     assert [json.loads(d.payload)["video_id"] for d in made[0].drafts] == ["a", "c"]
     assert len(other.drafts) == 1
+
+
+async def test_ports_of_connectors_that_are_gone_do_not_pile_up(made: list[Port]) -> None:
+    """A test run sets hundreds of them, and one loop may live through all."""
+    ports = [Port() for _ in range(20)]
+    for port in ports:
+        before = set_connector(partial(Port.itself, port))
+        await process_video.submit("a", [])
+        set_connector(before)
+    await process_video.submit("b", [])
+    loop = asyncio.get_running_loop()
+    assert len([key for key in link._links.ports if key[0] is loop]) <= link.KEPT + 1
+    assert [port.closed for port in ports[:10]] == [1] * 10
+    assert ports[-1].closed == 0
 
 
 # -- wait ------------------------------------------------------------------------------------------------

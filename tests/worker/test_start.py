@@ -26,6 +26,11 @@ BAD = [
         StartError,
         "a startup hook failed: OSError: no pool",
     ),
+    (
+        "@app.task('T')\nasync def f(ctx, a: 'Nowhere', b: int): ...",
+        ConfigError,
+        "name 'Nowhere' is not defined",
+    ),
     ("", StartError, "registers no handler"),
 ]
 

@@ -21,6 +21,8 @@ from taskmill.model.port import Port, connect, connector
 T = TypeVar("T")
 Key = tuple[asyncio.AbstractEventLoop, object]
 
+KEPT: Final = 8
+"""Ports of a loop: one, and those of connectors that were set meanwhile."""
 LAST_WORDS: Final = 5.0
 """Seconds that a program that ends gives its thread to send what waits."""
 
@@ -57,8 +59,11 @@ async def port() -> Port:
 
 
 async def _open(key: Key) -> Port:
-    for other in [k for k in _links.ports if k[0].is_closed()]:
-        del _links.ports[other]
+    for other in [k for k in list(_links.ports) if k[0].is_closed()]:  # other threads have loops too
+        _links.ports.pop(other, None)
+    others = [k for k in list(_links.ports) if k[0] is key[0]]
+    if len(others) >= KEPT:
+        await _links.ports[others[0]][1].aclose()
     in_run = current_run() is not None
     # By the settings it loads them and all that they name, which takes a while: not on a loop that serves others.
     made = _connected(in_run) if key[1] is not None else await asyncio.to_thread(_connected, in_run)
@@ -95,7 +100,7 @@ def _connected(in_run: bool) -> Port:
 async def close() -> None:
     """Closes the ports of the running loop. The next submit makes a new one."""
     loop = asyncio.get_running_loop()
-    for key in [k for k in _links.ports if k[0] is loop]:
+    for key in [k for k in list(_links.ports) if k[0] is loop]:
         await _links.ports[key][1].aclose()
 
 
