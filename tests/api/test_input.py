@@ -1,4 +1,4 @@
-"""What may be given to a task, and what becomes of it."""
+"""What may be given to a task, and what becomes of it. What may not be given is in bad_input.py."""
 
 from __future__ import annotations
 
@@ -13,42 +13,6 @@ from tests.api.kit import Api, every_engine
 CREATE = "mutation($i: CreateTaskInput!) { createTask(input: $i) { id title type queue payload scheduledAt status maxRetries description } }"
 MANY = "mutation($i: [CreateTaskInput!]!) { createTasks(inputs: $i) { id title } }"
 UPDATE = "mutation($id: ID!, $i: UpdateTaskInput!) { updateTask(id: $id, input: $i) { id title description priority payload scheduledAt status } }"
-
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"title": ""}, "title"),
-    ({"title": "  "}, "title"),
-    ({"title": "x" * 256}, "title"),
-    ({"title": "a\nb"}, "title"),
-    ({"title": "a\x1b[31m"}, "title"),
-    ({"description": "x" * 10_001}, "description"),
-    ({"description": "a\x00b"}, "description"),
-    ({"type": ""}, "type"),
-    ({"type": "x" * 101}, "type"),
-    ({"type": "../x"}, "type"),
-    ({"type": "a b"}, "type"),
-    ({"type": "🦊"}, "type"),
-    ({"type": "a\n"}, "type"),
-    ({"payload": {"type": "not a type"}}, "type"),
-    ({"queue": ""}, "queue"),
-    ({"queue": "x" * 65}, "queue"),
-    ({"queue": "{q}"}, "queue"),
-    ({"queue": "a:b"}, "queue"),
-    ({"queue": "a*"}, "queue"),
-    ({"queue": "a\n"}, "queue"),
-    ({"maxRetries": -1}, "maxRetries"),
-    ({"maxRetries": 1001}, "maxRetries"),
-    ({"payload": []}, "payload"),
-    ({"payload": "text"}, "payload"),
-    ({"payload": 1}, "payload"),
-]
-
-
-@pytest.mark.parametrize(("given", "field"), REFUSED, ids=lambda value: str(value)[:40])
-async def test_refused(api: Api, given: dict[str, Any], field: str) -> None:
-    """A value out of bounds is BAD_USER_INPUT and names its field."""
-    code, message = await api.fails(CREATE, i={"title": "t", **given})
-    assert code == "BAD_USER_INPUT"
-    assert message.startswith(f"{field}:")
 
 
 @every_engine
@@ -122,14 +86,21 @@ class TestPayload:
             "absent": None,
         }
 
-    @pytest.mark.parametrize(
-        "literal", ["{a: 1, a: 2}", "{a: 1e999}", "{a: HIGH}", "{a: {b: 1, b: 2}}", "{a: " + "9" * 5000 + "}"]
-    )
-    async def test_bad_literal(self, api: Api, literal: str) -> None:
-        """A key twice, a number out of range and a bare word are refused."""
+    @pytest.mark.parametrize("literal", ["{a: 1, a: 2}", "{a: {b: 1, b: 2}}"])
+    async def test_key_twice(self, api: Api, literal: str) -> None:
+        """A key that is there twice is refused, and not the last one taken."""
         query = f'mutation {{ createTask(input: {{title: "t", payload: {literal}}}) {{ id }} }}'
-        codes = {error["extensions"]["code"] for error in (await api.call(query))["errors"]}
-        assert codes <= {"BAD_USER_INPUT", "GRAPHQL_VALIDATION_FAILED"}
+        codes = [error["extensions"]["code"] for error in (await api.call(query))["errors"]]
+        assert sorted(codes) == ["BAD_USER_INPUT", "GRAPHQL_VALIDATION_FAILED"]
+
+    @every_engine
+    async def test_every_byte(self, api: Api) -> None:
+        """The text of an object in its canonical form comes back byte by byte: a zero keeps its sign."""
+        text = '{"a":-0.0,"b":9007199254740993,"c":"\\u0000 🦊 \u202e é e\u0301","d":[1.5,1e300,""]}'
+        shape = {"query": CREATE, "variables": {"i": {"title": "t", "payload": "here"}}}
+        body = json.dumps(shape).replace('"here"', text)
+        answer = await api.post(body.encode())
+        assert f'"payload":{text},'.encode() in answer.content
 
     @every_engine
     async def test_largest(self, api: Api) -> None:
@@ -196,36 +167,6 @@ class TestTimes:
         """A time in the past is now."""
         assert (await api.create(scheduledAt=given))["status"] == "QUEUED"
 
-    @pytest.mark.parametrize(
-        "given",
-        [
-            "2095-12-10T09:00:00",
-            "2095-12-10",
-            "tomorrow",
-            "",
-            "0001-01-01T00:00:00Z",
-            "1969-12-31T23:59:59Z",
-            "10000-01-01T00:00:00Z",
-            "9999-12-31T23:59:59-01:00",
-            "2095-12-10T09:00:60Z",
-            "2095-12-10T09:00:00+99:99",
-            "2095-02-30T09:00:00Z",
-            "2095-W50-1T09:00:00Z",
-            1733821200,
-            True,
-            "9" * 10_000,
-        ],
-    )
-    async def test_refused(self, api: Api, given: Any) -> None:
-        """A time without a zone, or that does not exist, is BAD_USER_INPUT: as a variable and in the document."""
-        code, message = await api.fails(CREATE, i={"title": "t", "scheduledAt": given})
-        assert code == "BAD_USER_INPUT"
-        assert "DateTime" in message
-        literal = (
-            f'mutation {{ createTask(input: {{title: "t", scheduledAt: {json.dumps(given)}}}) {{ id }} }}'
-        )
-        assert (await api.fails(literal))[0] == "BAD_USER_INPUT"
-
 
 class TestMany:
     @every_engine
@@ -265,11 +206,6 @@ class TestMany:
         assert (code, message.partition(":")[0]) == ("PAYLOAD_TOO_LARGE", "inputs[7].payload")
         assert (await api.ok("{ tasks { id } }"))["tasks"] == []
 
-    @pytest.mark.parametrize("n", [0, 1001])
-    async def test_how_many(self, api: Api, n: int) -> None:
-        """1 to 1,000 at once."""
-        assert (await api.fails(MANY, i=[{"title": "t"}] * n))[0] == "BAD_USER_INPUT"
-
 
 class TestUpdate:
     @every_engine
@@ -295,12 +231,3 @@ class TestUpdate:
         assert (await api.ok(UPDATE, id=task["id"], i={"title": "x"}))["updateTask"]["status"] == "PENDING"
         now = (await api.ok(UPDATE, id=task["id"], i={"scheduledAt": None}))["updateTask"]
         assert now["status"] == "QUEUED"
-
-    @pytest.mark.parametrize(
-        "given",
-        [{}, {"title": None}, {"title": ""}, {"priority": None}, {"payload": []}, {"description": "\x00"}],
-    )
-    async def test_refused(self, api: Api, given: dict[str, Any]) -> None:
-        """Nothing to change, null where a value is needed, and values out of bounds."""
-        task = await api.create()
-        assert (await api.fails(UPDATE, id=task["id"], i=given))[0] == "BAD_USER_INPUT"
