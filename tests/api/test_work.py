@@ -466,6 +466,23 @@ async def test_who_is_gone_gets_nothing(api: Api, remote: Remote) -> None:
     assert (run["attempt"], run["fence"]) in ((1, 1), (1, 2)), "given back unstarted, or never taken"
 
 
+async def test_who_goes_while_it_is_answered(api: Api, desk: Desk) -> None:
+    """What was claimed for it goes back unstarted, and no attempt is spent."""
+    made = await api.create()
+    there = iter([True, False])
+
+    async def connected() -> bool:
+        return next(there)
+
+    claim = desk.claim(
+        _who(b"1" * 16), 1, suspects=0, wait=0.0, op=b"o" * 16, again=False, connected=connected
+    )
+    assert await claim == []
+    after = await task(api, made)
+    assert (after["status"], after["attempts"]) == ("QUEUED", 0)
+    assert [ran["outcome"] for ran in after["runs"]] == ["RELEASED"]
+
+
 async def test_over_a_socket_a_claim_does_not_wait(api: Api, remote: Remote) -> None:
     """Nothing would tell that its caller has gone; without waiting it is answered as by POST."""
     await api.create()
