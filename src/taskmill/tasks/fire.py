@@ -65,6 +65,8 @@ class Plan:
     missed: tuple[datetime, ...] = ()
     refused: tuple[datetime, ...] = ()
     next: datetime | None = None
+    alone: bool = False
+    """It locks tasks, in the order of their ids: with another's in between, that order would be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,8 @@ def plan(row: ScheduleRow, active: bool, now: datetime, late: Late) -> Plan:
         row.next_at,
         first,
         missed,
-        (),
-        run[BATCH] if len(run) > BATCH else row.after(now),
+        next=run[BATCH] if len(run) > BATCH else row.after(now),
+        alone=row.overlap is Overlap.CANCEL_RUNNING,
     )
 
 
@@ -275,12 +277,20 @@ def task_of(row: ScheduleRow, at: datetime | None) -> NewTask:
 # ---- fires that wait ----------------------------------------------------------------------------------------------
 
 
+def waiting_query(limit: int) -> sa.Select[Any]:
+    """Schedules whose fires wait, by their index: by the primary key all the others would be read. Parameter: after."""
+    query = select_lean().where(
+        _S.waiting > 0, _S.enabled == 1, _S.id > sa.bindparam("after", type_=_S.id.type)
+    )
+    for server in ("mysql", "mariadb"):
+        query = query.with_hint(schedules, "FORCE INDEX (ix_schedules_waiting)", server)
+    return query.order_by(_S.id).limit(limit)
+
+
 def idle_waiters(connection: Connection, after: bytes, limit: int) -> tuple[list[bytes], bytes | None]:
     """Schedules with a fire that waits and no task that it waits for, out of the next `limit` behind `after`; and where
     to go on, None at the end."""
-    rows = connection.execute(
-        select_lean().where(_S.waiting > 0, _S.enabled == 1, _S.id > after).order_by(_S.id).limit(limit)
-    )
+    rows = connection.execute(waiting_query(limit), {"after": after})
     found = [to_schedule(row) for row in rows]
     idle = [row.id for row in found if not live_tasks(connection, row)]
     return idle, found[-1].id if len(found) == limit else None

@@ -93,7 +93,8 @@ def _batches(plans: Sequence[Plan]) -> Iterator[list[Plan]]:
     """Bounded by the tasks that they make."""
     batch: list[Plan] = []
     for one in plans:
-        if batch and sum(len(p.run) for p in batch) + len(one.run) > BATCH:
+        full = sum(len(p.run) for p in batch) + len(one.run) > BATCH
+        if batch and (full or one.alone or batch[-1].alone):
             yield batch
             batch = []
         batch.append(one)
