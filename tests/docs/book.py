@@ -41,8 +41,10 @@ if inspect.iscoroutine(done):
 
 
 class Book:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, library: Book | None = None) -> None:
+        """With a library, a page that starts no installation itself reads in the library's, which is started once."""
         self.folder = folder
+        self.library = library
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.pids, self.exported, self.logs = folder / "pids", folder / "exported", folder / "logs"
@@ -85,10 +87,21 @@ class Book:
 
     def serve(self, app: str | None = None) -> None:
         """`taskmill up`, anew when one runs. The API key of its ADMIN is in the environment from here on."""
+        if self.library:
+            if not self.library.serving:
+                self.library.serve()
+            self._borrow(self.library)
+            return
         self.stop()
         command = "taskmill up" + (f" --app {app}" if app else "")
         self._shell(command)
         self._enter()
+
+    def _borrow(self, library: Book) -> None:
+        self.port, self.base = library.port, library.base
+        self._token, self._keys = library._token, library._keys
+        for name in ("PORT", "TASKMILL_API_URL", "TASKMILL_API_KEY"):
+            self.environment[name] = library.environment[name]
 
     @property
     def serving(self) -> bool:
@@ -116,17 +129,12 @@ class Book:
         )
 
     def _enter(self) -> None:
-        """As the first user, who is ADMIN; on an installation that has one already: log in."""
-        given = {"email": "docs@example.com", "password": PASSWORD}
-        answer = self.ask(
-            "mutation($i: RegisterInput!) { register(input: $i) { accessToken } }",
-            {"i": {**given, "name": "Docs"}},
-        )
-        if "errors" in answer:
-            answer = self.ask(
-                "mutation($i: LoginInput!) { register: login(input: $i) { accessToken } }", {"i": given}
-            )
-        self._token = answer["data"]["register"]["accessToken"]
+        """As the first user, who is ADMIN; on an installation that has one already: as the page's."""
+        self._token, self._keys = "", {}
+        for email in ("docs@example.com", "user@example.com"):
+            role = self._sign_in(email)
+            if role == "ADMIN":
+                break
         for role in ("ADMIN", "WORKER"):
             made = self.ask(
                 "mutation($i: CreateApiKeyInput!) { createApiKey(input: $i) { key } }",
@@ -135,6 +143,23 @@ class Book:
             if made["data"]:  # in production the first user is no ADMIN
                 self._keys[role] = made["data"]["createApiKey"]["key"]
         self.environment["TASKMILL_API_KEY"] = self._keys.get("ADMIN", "")
+
+    def _sign_in(self, email: str) -> str | None:
+        """The role of who is signed in now."""
+        given = {"email": email, "password": PASSWORD}
+        entered = "{ accessToken user { role } }"
+        for document, values in (
+            (f"mutation($i: LoginInput!) {{ enter: login(input: $i) {entered} }}", given),
+            (
+                f"mutation($i: RegisterInput!) {{ enter: register(input: $i) {entered} }}",
+                given | {"name": "Docs"},
+            ),
+        ):
+            answer = self.ask(document, {"i": values})
+            if "errors" not in answer:
+                self._token = answer["data"]["enter"]["accessToken"]
+                return str(answer["data"]["enter"]["user"]["role"])
+        return None
 
     def ask(self, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
@@ -192,9 +217,11 @@ class Book:
 
     def _sh(self, block: Block) -> None:
         text = self._filled(block)
-        if re.search(r"\b(make|taskmill) +(up|api|dev)\b", text):
+        starts = bool(re.search(r"\b(make|taskmill) +(up|api|dev)\b", text))
+        if starts:
             self.stop()  # its reader has pressed Ctrl-C
-        elif not self.serving:
+            self._token = ""
+        elif re.search(r"\b(taskmill|curl|examples|API)\b|TASKMILL_API", text) and not self.serving:
             self.serve()
             text = self._filled(block)
         # A service comes back here when it is ready: sent to the background it would not be waited for.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.databases import fresh_database
-from tests.docs.blocks import blocks
+from tests.docs.blocks import Block, blocks
 from tests.docs.book import Book
 from tests.support import ROOT, SERVER_VARIABLES
 
@@ -18,9 +18,23 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_BLOCKS = [page for page in PAGES if blocks(page)]
 
 
+STARTS = re.compile(r"\b(make|taskmill) +(up|api|dev|migrate|users)\b|changePassword|logoutEverywhere")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Book]:
+    """An installation for all pages that start none and leave it as it was; it starts when the first of them needs it."""
+    book = Book(tmp_path_factory.mktemp("library"))
+    try:
+        yield book
+    finally:
+        book.stop()
+
+
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    book = Book(tmp_path)
+def book(page: Path, library: Book, tmp_path: Path) -> Iterator[Book]:
+    alone = any("serve" in b.told or STARTS.search(b.text) for b in blocks(page))
+    book = Book(tmp_path, None if alone else library)
     try:
         yield book
     finally:
@@ -31,21 +45,28 @@ def book(tmp_path: Path) -> Iterator[Book]:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_page(page: Path, book: Book, tmp_path: Path) -> None:
-    """The blocks of a page run in their order, and do what the page says."""
-    if "mysql://taskuser" not in page.read_text(encoding="utf-8"):
-        run(book, page)
+    """The blocks of a page run in their order, and do what the page says; from the first that names MySQL on, where there is one."""
+    embedded, distributed = halves(page)
+    run(book, embedded)
+    if not distributed:
         return
     for server in ("mysql", "redis"):
         if not os.environ.get(SERVER_VARIABLES[server]):
             pytest.skip(f"{SERVER_VARIABLES[server]} is not set")
     with fresh_database("mysql", tmp_path) as url:
         book.servers = {"mysql": url, "redis": os.environ[SERVER_VARIABLES["redis"]]}
-        run(book, page)
+        run(book, distributed)
         book.stop()
 
 
-def run(book: Book, page: Path) -> None:
-    for block in blocks(page):
+def halves(page: Path) -> tuple[list[Block], list[Block]]:
+    found = blocks(page)
+    first = next((n for n, block in enumerate(found) if "mysql://taskuser" in block.text), len(found))
+    return found[:first], found[first:]
+
+
+def run(book: Book, some: list[Block]) -> None:
+    for block in some:
         try:
             book.run(block)
         except Exception:
