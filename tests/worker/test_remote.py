@@ -319,11 +319,22 @@ async def test_what_does_not_pass_is_an_error(source: RemoteSource, line: Line) 
     line.before = lambda _: answer(200, error("BAD_USER_INPUT"))
     with pytest.raises(BadUserInput, match="said so"):
         await source.settle([(_run(), DONE)])
-    line.before = lambda _: answer(404, b"not here")
-    with pytest.raises(TaskmillError, match="is the URL right"):
-        await source.settle([(_run(), DONE)])
-    line.before = lambda _: answer(200, {"data": None})
-    with pytest.raises(TaskmillError, match="without data"):
+    for said, told in (
+        (answer(404, b"not here"), "is the URL right"),
+        (answer(200, {"data": None}), "without data"),
+    ):
+        line.before = lambda _, said=said: said  # type: ignore[misc]
+        with pytest.raises(TaskmillError, match=told):
+            await source.renew([Renewal(new_id(), 1)])
+
+
+@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "FORBIDDEN", "SOMETHING_NEW"])
+async def test_outcomes_are_kept_while_the_key_is_not_taken(
+    source: RemoteSource, line: Line, code: str
+) -> None:
+    """It is no fault of theirs: Unavailable, so that they are sent again, and not taken for results that cannot be kept."""
+    line.before = lambda _: answer(200, error(code))
+    with pytest.raises(Unavailable, match="said so"):
         await source.settle([(_run(), DONE)])
 
 

@@ -18,7 +18,16 @@ import httpx2
 import msgspec
 import structlog
 
-from taskmill.errors import ConfigError, Forbidden, StartError, TaskmillError, Unauthenticated, Unavailable
+from taskmill.errors import (
+    BadUserInput,
+    ConfigError,
+    Forbidden,
+    PayloadTooLarge,
+    StartError,
+    TaskmillError,
+    Unauthenticated,
+    Unavailable,
+)
 from taskmill.model.backoff import Backoff
 from taskmill.model.clock import boottime, iso
 from taskmill.model.ids import id_text, parse_id
@@ -79,6 +88,14 @@ class RemoteSource:
 
     async def connect(self) -> float:
         """Seconds that a lease holds. ConfigError: the key is not taken. StartError: no API there within REACH."""
+        return await self._reach()
+
+    async def start(self, registry: Registry) -> None:
+        """Tells the API what this worker knows. Errors as those of `connect`."""
+        self._registry = registry
+        await self._reach()
+
+    async def _reach(self) -> float:
         until, tries = boottime() + REACH, 0
         while True:
             tries += 1
@@ -95,11 +112,6 @@ class RemoteSource:
                 await asyncio.sleep(wait)
             except TaskmillError as error:
                 raise StartError(f"TASKMILL_API_URL: {error.message}") from None
-
-    async def start(self, registry: Registry) -> None:
-        """Tells the API what this worker knows. Unavailable when it does not answer."""
-        self._registry = registry
-        await self._register(registry)
 
     async def _register(self, registry: Registry) -> float:
         types, retries = _known(registry)
@@ -197,11 +209,20 @@ class RemoteSource:
         return Renewed(held, cancelled, lost, sent + self._lease)
 
     async def settle(self, batch: Sequence[tuple[Claimed, Outcome]]) -> list[bool]:
-        """In calls of a bounded size. Unavailable: those that were recorded are answered so when they are sent again."""
+        """In calls of a bounded size. Unavailable: those that were recorded are answered so when they are sent again.
+
+        What is no fault of an outcome, such as a key that is not taken now, is Unavailable too: outcomes are kept, as long
+        as their leases hold.
+        """
         answers: list[bool] = []
         for part in _parts([_outcome(run, outcome) for run, outcome in batch]):
             given = api.Settling(self.boot_id, part)
-            answer = await self._api.ask(api.SETTLE, TIMEOUT, input=given)
+            try:
+                answer = await self._api.ask(api.SETTLE, TIMEOUT, input=given)
+            except (BadUserInput, PayloadTooLarge, Unavailable):
+                raise
+            except TaskmillError as error:
+                raise Unavailable(error.message) from None
             answers += [state.state == "RECORDED" for state in answer.settle_tasks]
         return answers
 
