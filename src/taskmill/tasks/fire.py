@@ -22,7 +22,7 @@ from taskmill.model.cron import Misfire, Overlap
 from taskmill.model.ids import new_id
 from taskmill.model.state import TERMINAL, Status
 from taskmill.model.task import NewTask
-from taskmill.sql.dialect import Shape, db_now, docs, unhex
+from taskmill.sql.dialect import Shape, db_now, docs, elapsed, unhex
 from taskmill.sql.schema import fires, schedules, tasks, users
 from taskmill.tasks.cancel import cancel_task
 from taskmill.tasks.mill import Mill
@@ -240,7 +240,8 @@ def _fired(connection: Connection, p: Plan) -> frozenset[datetime]:
 
 def _move(connection: Connection, row: ScheduleRow, values: dict[str, Any]) -> None:
     """Compare and set: under the lock it cannot fail, so that a second scheduler with the same plan finds it moved."""
-    same = _S.next_at.is_(None) if row.next_at is None else _S.next_at == row.next_at
+    # Behind a function, else MariaDB looks the row up by the index of `next_at`, and locks entries of others.
+    same = elapsed(_S.next_at, sa.literal(row.next_at, _S.next_at.type)) == 0
     done = connection.execute(sa.update(schedules).where(_S.id == row.id, same).values(values))
     if done.rowcount != 1:
         raise AssertionError(f"a schedule moved under its lock: {done.rowcount} rows")
