@@ -105,6 +105,18 @@ def test_the_times_where_clocks_are_changed(zone: str) -> None:
             assert found == expected, (expression, start)
 
 
+@pytest.mark.parametrize("zone", ZONES[:-1])
+def test_it_may_be_asked_at_any_minute(zone: str) -> None:
+    """From within an hour that comes twice, too: the first time that the oracle names after that minute."""
+    for expression in ("30 2 * * *", "0,30 1,2 * * *", "*/20 1-2 * * *"):
+        cron = parse(expression, zone)
+        for start in around(zone):
+            minutes = walk(zone, start, DAYS)
+            due = fires(expression, minutes)
+            for minute in minutes[: -24 * 60 : 5]:
+                assert cron.after(minute.at) == next(at for at in due if at > minute.at), (expression, minute)
+
+
 def test_the_oracle_knows_the_four_zones_of_the_policy() -> None:
     """Each has changes of both kinds in the years that are walked; Lord Howe's are of half an hour."""
     for zone in ZONES[:-1]:
