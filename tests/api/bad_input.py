@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import pickle
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from taskmill.model.task import PAYLOAD_LIMIT
 from tests.api.test_errors import ABSENT_IDS
@@ -88,7 +88,7 @@ def listed(row: int, code: str = INPUT, says: str = "", **arguments: Any) -> Bad
     return Bad(row, short(arguments), LIST, arguments, code, says)
 
 
-TIMES: Final = (
+TIMES: Final[tuple[Any, ...]] = (
     "2095-12-10T09:00:00", "2095-12-10", "tomorrow", "", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z",
     "10000-01-01T00:00:00Z", "9999-12-31T23:59:59-01:00", "2095-12-10T09:00:60Z", "2095-12-10T09:00:00+99:99",
     "2095-02-30T09:00:00Z", "2095-W50-1T09:00:00Z", 1733821200, True, "9" * 10_000, {}, [],
@@ -104,6 +104,11 @@ INERT: Final[tuple[dict[str, Any], ...]] = (
     },
     {"__proto__": {"admin": True}, "constructor": {"prototype": {}}, "{{7*7}}": "${jndi:ldap://x}"},
 )
+
+EMPTY_CHANGES: Final[tuple[dict[str, Any], ...]] = (
+    {}, {"title": None}, {"title": ""}, {"priority": None}, {"payload": []}, {"description": "\x00"},
+)  # fmt: skip
+NO_IDS: Final[tuple[Any, ...]] = ({}, [], 1.5, True, None)
 
 TASKS: Final = [
     *fields(0, "title", "", "  ", "x" * 256, "a\nb", "a\x1b[31m", "a\x00"),
@@ -134,9 +139,7 @@ TASKS: Final = [
     many("a large payload", [{"title": "t"}, {"title": "t", "payload": {"a": "x" * PAYLOAD_LIMIT}}], "inputs[1].payload:", TOO_LARGE),
     *fields(59, "queue", *QUEUES),
     *(listed(59, says="queue:", q=q) for q in ("{x}", "a*", "")),
-    *(Bad(0, f"update {short(g)}", UPDATE, {"id": "@queued", "i": g}, INPUT) for g in (
-        {}, {"title": None}, {"title": ""}, {"priority": None}, {"payload": []}, {"description": "\x00"},
-    )),
+    *(Bad(0, f"update {short(g)}", UPDATE, {"id": "@queued", "i": g}, INPUT) for g in EMPTY_CHANGES),
 ]  # fmt: skip
 
 STATES: Final = [
@@ -144,7 +147,7 @@ STATES: Final = [
       for i in (*ABSENT_IDS, "@foreign", "@absent", "%", "\x00")),
     *(Bad(52, f"update {short(i)}", UPDATE, {"id": i, "i": {"title": "x"}}, MISSING) for i in (*ABSENT_IDS, "@foreign", "@absent")),
     *(Bad(52, f"show {short(i)}", ONE, {"id": i}, TAKEN) for i in (*ABSENT_IDS, "@foreign", "@absent")),
-    *(Bad(52, f"id {short(i)}", ONE, {"id": i}, INPUT, "Variable '$id'") for i in ({}, [], 1.5, True, None)),
+    *(Bad(52, f"id {short(i)}", ONE, {"id": i}, INPUT, "Variable '$id'") for i in NO_IDS),
     *verbs(53, "cancelTask", CONFLICT, "completed", says="The task is COMPLETED"),
     *verbs(53, "cancelTask", TAKEN, "cancelled", "cancelling", "cancelling"),
     *verbs(53, "cancelTask", MISSING, "foreign", "absent"),
@@ -179,7 +182,7 @@ SCHEDULES: Final = [
 WORKERS: Final = [
     *(Bad(76, f"fence {short(fence)}", RUN, {"i": {"worker": "@boot", "id": "@processing", "fence": fence}}, code, by="worker")
       for fence, code in FENCES),
-    *(Bad(79, short(wrong), CLAIM, {"i": {"worker": "@boot", **wrong}}, INPUT, by="worker") for wrong in WRONG_CLAIMS),
+    *(Bad(79, short(wrong), CLAIM, {"i": {"worker": "@boot", **wrong}}, INPUT, by="worker") for wrong in cast("list[dict[str, Any]]", WRONG_CLAIMS)),
     Bad(74, "a user claims", CLAIM, {"i": {"worker": "@boot"}}, "FORBIDDEN"),
     Bad(74, "a worker looks", ONE, {"id": "@queued"}, "FORBIDDEN", by="worker"),
     Bad(74, "a user lists users", "{ users { id } }", {}, "FORBIDDEN"),
