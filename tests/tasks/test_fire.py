@@ -40,6 +40,7 @@ from tests.tasks.schedule_kit import (
 )
 
 S, M, PASSED, W = Fired.SUBMITTED, Fired.MISSED, Fired.OVERLAPPED, Fired.WAITING
+servers = pytest.mark.parametrize("sql_engine", ["mariadb", "mysql"], indirect=True)
 sqlite_only = pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
 
 
@@ -76,13 +77,30 @@ POINTS = [(module, name, when) for module, name in (
 ) for when in ("before", "after")]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "when"), POINTS, ids=[f"{when} {name}" for _, name, when in POINTS]
-)
+def at_each(points: list[Any]) -> Any:
+    ids = [f"{when} {name}" for _, name, when in points]
+    return pytest.mark.parametrize(("module", "name", "when"), points, ids=ids)
+
+
+@sqlite_only
+@at_each(POINTS)
 async def test_three_schedulers_one_killed_at_any_point_one_task_a_fire(
     world: World, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, when: str
 ) -> None:
     """The others make what the dead one did not, and nothing twice: for each overlap policy."""
+    await killed_at(world, monkeypatch, module, name, when)
+
+
+@servers
+@at_each([p for p in POINTS if p[1] in ("_move", "submit", "_announce")])
+async def test_the_same_where_they_really_work_at_the_same_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, when: str
+) -> None:
+    """On the servers, around each write."""
+    await killed_at(world, monkeypatch, module, name, when)
+
+
+async def killed_at(world: World, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, when: str) -> None:
     made = []
     for overlap in Overlap:
         row = await make(world, schedule(overlap.name, overlap=overlap, misfire=Misfire.ALL))
@@ -111,7 +129,7 @@ async def test_three_schedulers_one_killed_at_any_point_one_task_a_fire(
     await one_task_per_fire(world)
 
 
-@pytest.mark.parametrize("sql_engine", ["mariadb", "mysql"], indirect=True)
+@servers
 async def test_schedulers_that_work_at_the_same_time_make_each_task_once(world: World) -> None:
     """Five of them, with plans of the same moment: each fire is one of them's."""
     made = [await make(world, schedule(f"s{n}", misfire=Misfire.ALL), overdue=5) for n in range(12)]
