@@ -152,7 +152,8 @@ class Settings(Model):
             retain_completed_days=self.keep_completed_days,
             retain_failed_days=self.keep_failed_days or None,
             keep_fires_days=self.keep_fires_days,
-            misfire_after=self.misfire_after,
+            # Until another scheduler leads, nothing fires: that is no outage.
+            misfire_after=max(self.misfire_after, 2 * self.leader_ttl),
             misfire_grace=self.misfire_grace,
         )
 

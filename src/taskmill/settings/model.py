@@ -119,7 +119,7 @@ class Model(BaseSettings):
     keep_failed_days: int = count("TASKMILL_KEEP_FAILED_DAYS", 0, 0, 36_500, "Days until failed tasks are deleted; 0 keeps them.")
     keep_fires_days: int = count("TASKMILL_KEEP_FIRES_DAYS", 30, 1, 36_500, "Days until the history of schedules is deleted.")
     schedules: int = count("TASKMILL_SCHEDULES_PER_USER", 1000, 0, 1_000_000, "Schedules that a user may have.")
-    misfire_after: float = seconds("TASKMILL_MISFIRE_AFTER", 60, 1, 86400, "A schedule's fire that is later than this was missed.")
+    misfire_after: float = seconds("TASKMILL_MISFIRE_AFTER", 60, 1, 86400, "A schedule's fire that is later than this was missed; at least twice TASKMILL_LEADER_TTL.")
     misfire_grace: float = seconds("TASKMILL_MISFIRE_GRACE", 86400, 0, 2_592_000, "misfire ONCE makes up for a missed fire that is not older.")
     # the handlers that come with Taskmill
     media: Folder | None = setting("TASKMILL_MEDIA", None, "the path of a folder", "All that they read and write. Not set: media in the data folder.")
