@@ -179,12 +179,20 @@ async def test_text_of_all_kinds_through_their_connection(world: World, theirs: 
 
 
 @servers
-async def test_autocommit_is_refused(world: World, theirs: AsyncEngine) -> None:
-    """There each statement stands alone: nothing is committed together."""
-    async with theirs.connect() as connection:
-        alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"isolation_level": "AUTOCOMMIT"}, {"connect_args": {"autocommit": True}}],
+    ids=["connection", "engine", "driver"],
+)
+async def test_autocommit_is_refused(world: World, store_url: str, options: dict[str, Any]) -> None:
+    """There each statement stands alone: nothing is committed together. Wherever it was said."""
+    engine = create_async_engine(store_url.replace("mysql://", "mysql+asyncmy://"), **options)
+    async with engine.connect() as connection:
+        if not options:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
         with pytest.raises(ConfigError, match="AUTOCOMMIT"):
-            await submit_in(alone, send_receipt, order=1)
+            await submit_in(connection, send_receipt, order=1)
+    await engine.dispose()
     assert await world.rows() == []
 
 

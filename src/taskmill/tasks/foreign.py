@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
@@ -26,6 +27,7 @@ from taskmill.tasks.submit import submit
 T = TypeVar("T")
 
 NO_SUCH_TABLE: Final = 1146
+_AUTOCOMMIT: Final = sa.text("SELECT @@autocommit")
 
 
 def insert(connection: Connection, drafts: Sequence[Draft], service_name: str) -> list[bytes]:
@@ -38,7 +40,8 @@ def insert(connection: Connection, drafts: Sequence[Draft], service_name: str) -
         raise ConfigError(
             f"submit_in: the transaction must be on Taskmill's own MySQL or MariaDB database, not on {connection.dialect.name}"
         )
-    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+    # Asked of the session itself: it may come from SQLAlchemy's options, its engine's, or the driver's own.
+    if connection.scalar(_AUTOCOMMIT):
         raise ConfigError("submit_in: the connection is in AUTOCOMMIT, so nothing is committed together")
     try:
         user = service_user(connection, service_name)
