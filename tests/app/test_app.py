@@ -79,6 +79,10 @@ def test_what_counts_as_async(function: Any) -> None:
     assert app.handlers["T"].is_async
 
 
+def add(x: int, y: int) -> int:
+    return x + y
+
+
 def generator(ctx: Context, payload: Any) -> Any:
     yield 1
 
@@ -103,6 +107,7 @@ BAD: list[tuple[Any, str]] = [
     (lambda app: app.task("A", max_retries=1.5)(print), "max_retries=1.5"),
     (lambda app: app.task("A")(lambda: None), "must take the context first"),
     (lambda app: app.task("A")(lambda **named: None), "must take the context first"),
+    (lambda app: app.task(add), "add must take the context first: \\(ctx: Context, x, ...\\)"),
     (lambda app: app.task("A")(generator), "has a yield"),
     (lambda app: app.task("A")(7), "is a function"),
     (lambda app: (app.task("A")(print), app.task("A")(print)), "task type 'A' is registered twice"),

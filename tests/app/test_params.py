@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, Json, PositiveInt, computed_field, field_validator
 
 from taskmill import Context, Taskmill
 from taskmill.app.params import Params
@@ -50,6 +50,19 @@ class Options(BaseModel):
 
 class Aliased(BaseModel):
     video_id: str = Field(alias="videoId")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    id: UUID
+    at: datetime
+    tags: set[str] = set()
+    page: HttpUrl | None = None
+    numbers: Json[list[int]] = Field(default_factory=list, validate_default=False)
+
+    @computed_field
+    def day(self) -> int:
+        return self.at.day
 
 
 class Holder(msgspec.Struct):
@@ -93,6 +106,13 @@ VALUES: list[tuple[Any, Any, Any]] = [
     (list[Options] | None, [Options(quality=3)], [{"quality": 3, "when": None, "tags": []}]),
     (Aliased, Aliased(videoId="v"), {"videoId": "v"}),
     (Holder, Holder(Options(quality=3)), {"inner": {"quality": 3, "when": None, "tags": []}, "plain": None}),
+    (
+        Strict,
+        Strict(id=ID, at=datetime(2026, 1, 2, tzinfo=UTC), tags={"t"}, numbers="[1]"),
+        {"id": str(ID), "at": "2026-01-02T00:00:00Z", "tags": ["t"], "page": None, "numbers": "[1]"},
+    ),
+    (HttpUrl, HttpUrl("http://a.example/b"), "http://a.example/b"),
+    (PositiveInt, 1, 1),
     (Row, Row(name="n"), {"name": "n"}),
     (Any, {"a": [1, None]}, {"a": [1, None]}),
 ]
@@ -130,6 +150,9 @@ WRONG: list[tuple[Any, Any, str]] = [
     (Options, {"quality": 11}, "value.quality: Input should be less than or equal to 10"),
     (Options, {"quality": 7}, "value.quality: Value error, seven is taken"),
     (Aliased, {"video_id": "v"}, "value.videoId: Field required"),
+    (Annotated[int, Field(gt=0)], 0, "value: Input should be greater than 0"),
+    (PositiveInt, -1, "value: Input should be greater than 0"),
+    (Strict, {"id": str(ID), "at": 3}, "value.at: Input should be a valid datetime"),
     (Holder, {"inner": {"quality": 11}}, "value.inner: quality: Input should be less than or equal to 10"),
     (Holder, {"inner": {"quality": 1}, "plain": {}}, "value.plain: Plain cannot be made from JSON"),
     (datetime, "yesterday", "value: Invalid RFC3339 encoded datetime"),
@@ -180,6 +203,7 @@ def test_a_payload_that_is_no_call(payload: Any, text: str) -> None:
     ("args", "kwargs", "text"),
     [
         ((), {}, "missing a required argument: 'video_id'"),
+        ((), {}, "after the context it takes (video_id, formats, quality=…)"),
         (("a", [], 1, 2), {}, "too many positional arguments"),
         (("a", []), {"size": 1}, "unexpected keyword argument 'size'"),
         (("a", [object()]), {}, "the payload is not JSON"),

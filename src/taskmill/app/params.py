@@ -13,7 +13,9 @@ import json
 import sys
 import typing
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -33,6 +35,8 @@ else:
 _EMPTY: Final = inspect.Parameter.empty
 _UNCHECKED: Final = (_EMPTY, Any, object)
 _DICTS: Final = ("dict", "Dict", "dict[str, Any]", "Dict[str, Any]", "Any", "object")
+_VALUES: Final = (str, int, float, bool, bytes, list, dict, tuple, set, datetime, UUID)
+_PYDANTICS: Final = ("pydantic", "annotated_types")
 _KEYWORD: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -46,6 +50,8 @@ class Params:
         self._parameters: dict[str, inspect.Parameter] = {}
         self.whole: str | None = None
         """The parameter that gets the whole payload; None: each gets its own."""
+        self._first = ""
+        """The parameter that gets the context."""
         self._extra: str | None = None
         """The name of its `**rest`, which takes all other keys."""
         self._model: Any = None
@@ -61,6 +67,7 @@ class Params:
             return
         if not found or found[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
             raise ConfigError(f"handler {self._name} must take the context first: (ctx, ...)")
+        self._first = found[0].name
         rest = found[1:]
         if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in found):
             self.whole = "payload"
@@ -89,6 +96,7 @@ class Params:
                 ) from None
             except TypeError as error:
                 raise ConfigError(f"handler {self._name}: {error}") from None
+            self._check_context(hints)
             if self.whole is not None and _is_model(hints.get(self.whole)):
                 self._model = hints[self.whole]
             for name in self._parameters:
@@ -96,6 +104,14 @@ class Params:
                     self._check_annotation(name, hints.get(name, _EMPTY))
             self._hints = hints
         return self._hints
+
+    def _check_context(self, hints: Mapping[str, Any]) -> None:
+        """Who comes from elsewhere forgets it: `def add(x: int, y: int)`. A value of JSON is no context."""
+        first = hints.get(self._first, _EMPTY)
+        if (typing.get_origin(first) or first) in _VALUES or _is_model(first):
+            raise ConfigError(
+                f"handler {self._name} must take the context first: (ctx: Context, {self._first}, ...)"
+            )
 
     def _check_annotation(self, name: str, annotation: Any) -> None:
         if annotation in _UNCHECKED or _by_pydantic(annotation):
@@ -126,9 +142,11 @@ class Params:
         try:
             values = self._bound(args, kwargs)
         except TypeError as error:
-            raise InvalidPayload(f"{self._name}: {error}") from None
+            raise InvalidPayload(
+                f"{self._name}: {error}; after the context it takes {self._form()}"
+            ) from None
         try:
-            text = json_text(plain(values))
+            text = json_text(plain(values, back=True))
         except (TypeError, ValueError) as error:
             raise InvalidPayload(f"{self._name}: the payload is not JSON: {error}") from None
         value = json.loads(text)
@@ -146,6 +164,13 @@ class Params:
         bound = inspect.Signature(parameters).bind(*args, **kwargs).arguments
         extra = bound.pop(self._extra, {}) if self._extra else {}
         return bound | extra
+
+    def _form(self) -> str:
+        """Its parameters, as a call has them."""
+        if self.whole is not None:
+            return f"({self.whole}), a dict"
+        names = [n if p.default is _EMPTY else f"{n}=…" for n, p in self._parameters.items()]
+        return f"({', '.join([*names, *([f'**{self._extra}'] if self._extra else [])])})"
 
     # -- the run -----------------------------------------------------------------------------------------
 
@@ -227,8 +252,12 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _by_pydantic(annotation: Any) -> bool:
-    """Whether a pydantic model is in it: then all of it is pydantic's to check."""
-    if hasattr(annotation, "__pydantic_validator__"):
+    """Whether a pydantic model, type or constraint is in it: then all of it is pydantic's to check."""
+    if hasattr(annotation, "__pydantic_validator__") or hasattr(annotation, "__get_pydantic_core_schema__"):
+        return True
+    if (
+        type(annotation).__module__.partition(".")[0] in _PYDANTICS
+    ):  # Annotated[int, Field(gt=0)], PositiveInt
         return True
     return any(_by_pydantic(part) for part in typing.get_args(annotation))
 
@@ -275,7 +304,8 @@ def _by_adapter(value: Any, annotation: Any, where: str) -> Any:
     from pydantic import ValidationError
 
     try:
-        return _adapter(annotation).validate_python(value)
+        # As JSON: a strict model takes a text for a UUID or a time from there only.
+        return _adapter(annotation).validate_json(json.dumps(value))
     except ValidationError as error:
         # Not str(error): it shows the value, which may be a secret.
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]

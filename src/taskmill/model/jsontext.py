@@ -10,16 +10,23 @@ import msgspec
 from taskmill.model.task import PAYLOAD_LIMIT
 
 
-def plain(value: object) -> Any:
+def plain(value: object, *, back: bool = False) -> Any:
     """The value made of what JSON has: dataclasses, Structs and pydantic models as objects, times as ISO 8601, sets as
-    lists, Enums by their value. TypeError for anything else."""
-    return msgspec.to_builtins(value, str_keys=True, enc_hook=_model)
+    lists, Enums by their value. TypeError for anything else. `back`: it will be read as its type again, so what a
+    pydantic model only computes is left out."""
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_model_back if back else _model)
 
 
-def _model(value: Any) -> Any:
+def _model(value: Any, *, back: bool = False) -> Any:
     if hasattr(value, "__pydantic_validator__"):
-        return value.model_dump(mode="json", by_alias=True)
+        return value.model_dump(mode="json", by_alias=True, round_trip=back)
+    if type(value).__module__ == "pydantic.networks":  # HttpUrl and its like, in a model or on their own
+        return str(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _model_back(value: Any) -> Any:
+    return _model(value, back=True)
 
 
 def _default(value: object) -> Any:
