@@ -199,6 +199,24 @@ class TestDocuments:
             code, message = await api.fails(query, **variables)
             assert code == "BAD_USER_INPUT", message
 
+    @pytest.mark.parametrize(
+        ("query", "variables"),
+        [
+            ("query($n: Int) { tasks(limit: $n) { id } }", {"n": None}),
+            ("query($i: ID = 1) { task(id: $i) { id } }", {"i": None}),
+            ("query($b: Boolean = true) { me { id @include(if: $b) } }", {"b": None}),
+            ("query($b: Boolean = true) { me @skip(if: $b) { id } }", {"b": None}),
+            ('mutation($t: String = "t") { createTask(input: { title: $t }) { id } }', {"t": None}),
+        ],
+    )
+    async def test_null_where_there_is_a_default(
+        self, api: Api, query: str, variables: dict[str, Any]
+    ) -> None:
+        """A default lets a variable that may be null into a place that may not: a null is then the user's input too."""
+        code, message = await api.fails(query, **variables)
+        assert code == "BAD_USER_INPUT"
+        assert "null" in message or "None" in message
+
     async def test_at_most_five(self, api: Api) -> None:
         """A document full of errors is answered with five of them."""
         response = await api.post({"query": "{ a b c d e f g h }"})

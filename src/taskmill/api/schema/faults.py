@@ -26,8 +26,9 @@ INTERNAL: Final = "Something went wrong inside. The log has it under this reques
 _SUGGESTION: Final = re.compile(r" Did you mean .*\?$", re.DOTALL)
 """graphql-core hides suggestions of fields when told to, those of enums never: they tell a hidden schema."""
 
-_VARIABLE: Final = re.compile(r"Variable '\$\w+' has invalid value")
-"""The document is right, and a value that came with it is not."""
+_VALUE: Final = re.compile(r"(Variable '\$\w+'|Argument '\w+') has invalid value")
+"""The document is right, and a value that came with it is not: of its type, or null for an argument that has a default,
+which shows only when the field is reached."""
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +94,7 @@ def _judged(error: GraphQLError) -> tuple[str, str]:
         # The parser counts tokens: more than the limit is no error of syntax.
         too_long = "tokens" in error.message and "abort" in error.message.lower()
         return ("QUERY_TOO_COMPLEX" if too_long else "GRAPHQL_PARSE_FAILED"), error.message
-    if error.path is None and _VARIABLE.match(error.message):
+    if _VALUE.match(error.message):
         return "BAD_USER_INPUT", _SUGGESTION.sub("", error.message)
     if error.path is None:
         return "GRAPHQL_VALIDATION_FAILED", _SUGGESTION.sub("", error.message)
