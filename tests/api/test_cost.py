@@ -63,6 +63,12 @@ COSTS: list[tuple[str, dict[str, Any], int]] = [
     (CREATE, {}, 1 + 4),
     ('mutation { createTasks(inputs: [{title: "a"}, {title: "b"}]) { id } }', {}, 1 + 2 + 1),
     ('mutation { createTask(input: {title: "a", payload: [1, [2, 3], {a: [4]}]}) { id } }', {}, 2),
+    # large texts weigh more, on each of their names
+    ("{ tasks(limit: 100) { id payload result } }", {}, 1 + 100 * (1 + 15 + 15)),
+    ("{ tasks(limit: 2) { a: payload b: payload description error } }", {}, 1 + 2 * (15 + 15 + 2 + 2)),
+    ("{ tasks(limit: 2) { runs { error traceback } } }", {}, 1 + 2 * (1 + 20 * 4)),
+    ("{ tasks(limit: 2) { logs(limit: 9) { message fields } } }", {}, 1 + 2 * (1 + 9 * 2)),
+    ("{ schedules(limit: 3) { payload } }", {}, 1 + 3 * 15),
     # fragments count where they are spread
     ("{ me { ...f ...f } } fragment f on User { id email }", {}, 1 + 2 * 2),
     (
@@ -100,6 +106,19 @@ def test_client() -> None:
         assert too_much(document) is None, text
         [plan] = {id(plan): plan for plan in plans(SCHEMA, document).values()}.values()
         assert plan.cost({"limit": 100, "n": 100}) <= MAXIMUM, text
+
+
+PAGE = (
+    "id title type queue status priority attempts maxRetries progress scheduledAt createdAt updatedAt startedAt "
+    "completedAt payload result"
+)
+
+
+def test_pages_of_payloads() -> None:
+    """A whole page of tasks passes with their payloads and results; one answer does not hold several of them."""
+    assert cost(f"{{ tasks(limit: 100) {{ {PAGE} }} }}") < MAXIMUM
+    assert cost(f"{{ a: tasks(limit: 100) {{ {PAGE} }} b: tasks(limit: 100) {{ {PAGE} }} }}") > MAXIMUM
+    assert cost("{ tasks(limit: 100) { a: payload b: payload c: payload d: payload } }") > MAXIMUM
 
 
 def test_every_list_has_a_length() -> None:

@@ -1,6 +1,6 @@
 """What a document costs: a number for each operation, known before anything runs.
 
-A field costs its weight (metadata `cost`, 1 when it says nothing) and what is selected inside of it. Inside of a field
+A field costs its weight (metadata `cost`; when it says nothing TEXT for a JSON value, else 1) and what is selected inside of it. Inside of a field
 that brings many, the selection counts once for each: as often as its argument `limit` says (`SIZES`), whether that is
 a literal, a variable, a variable's default or the schema's own. Lists in lists multiply. A list that is given, such as
 `inputs` of createTasks, costs 1 an item and does not multiply what is selected of the answer.
@@ -53,6 +53,9 @@ UNSIZED: Final = 10
 """What a list counts that nothing tells the length of."""
 PAGE_MOST: Final = 100
 """More than a page is not counted: the field refuses it."""
+TEXT: Final = 15
+"""What a JSON value costs: a payload or result may have 256 KiB, 16 KiB for each point of it. Pages of them are bounded to
+some 80 MiB by this, and a whole page of usual tasks with both still passes."""
 SHOWN_MOST: Final = 1_000_000
 DEFINITION: Final = "strawberry-definition"
 
@@ -168,7 +171,7 @@ class _Compiler:
             return Sum(1)  # __typename, and introspection, which the schema itself bounds
         told = _metadata(field)
         self._wait = max(self._wait, float(told.get(WAIT, 0)))
-        weight = int(told.get(COST, 1))
+        weight = int(told.get(COST, TEXT if get_named_type(field.type).name == "JSON" else 1))
         parts: list[tuple[Size | int, Sum]] = []
         given = {argument.name.value: argument.value for argument in node.arguments or ()}
         for name, argument in field.args.items():

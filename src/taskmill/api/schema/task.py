@@ -33,7 +33,10 @@ class TaskLog:
     id: strawberry.ID = strawberry.field(description="Where to go on: `after`.")
     message: str
     level: str
-    fields: Json | None = strawberry.field(description="What the run logged with it.")
+    fields: Json | None = strawberry.field(
+        description="What the run logged with it.",
+        metadata={"cost": 1},  # 8 KiB at most
+    )
     created_at: datetime
 
     @classmethod
@@ -53,7 +56,7 @@ class TaskRun:
     key: strawberry.Private[tuple[bytes, int]]
     attempt: int
     outcome: str | None = strawberry.field(description="How it ended; null while it goes on.")
-    error: str | None
+    error: str | None = strawberry.field(metadata={"cost": 2})
     error_type: str | None = strawberry.field(
         description="A code of Taskmill's, or the class of the exception that was raised."
     )
@@ -61,7 +64,9 @@ class TaskRun:
     ended_at: datetime | None
     worker: str | None = strawberry.field(description="The worker's name, where it is still known.")
 
-    @strawberry.field(description="Where the handler raised, from its own frame on; at most 16 KiB.")
+    @strawberry.field(
+        description="Where the handler raised, from its own frame on; at most 16 KiB.", metadata={"cost": 2}
+    )
     async def traceback(self, info: Info) -> str | None:
         return await info.context.loaders.tracebacks.load(self.key)
 
@@ -99,7 +104,7 @@ class Task:
     completed_at: datetime | None
     cancel_requested_at: datetime | None
 
-    @strawberry.field
+    @strawberry.field(metadata={"cost": 2})
     async def description(self, info: Info) -> str | None:
         return (await _texts(self.row, info)).description
 
@@ -108,7 +113,7 @@ class Task:
         text = (await _texts(self.row, info)).result
         return None if text is None else Json(text)
 
-    @strawberry.field(description="Why the last run that failed did so.")
+    @strawberry.field(description="Why the last run that failed did so.", metadata={"cost": 2})
     async def error(self, info: Info) -> str | None:
         return (await _texts(self.row, info)).error
 
