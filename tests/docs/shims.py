@@ -14,7 +14,7 @@ from pathlib import Path
 
 SERVICES = {"up", "api", "worker", "scheduler"}
 READY = {"worker": '"event":"worker"', "scheduler": '"event":"scheduler"'}
-PATIENCE = 40.0
+PATIENCE = 60.0
 
 
 def main() -> int:

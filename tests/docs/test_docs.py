@@ -42,7 +42,7 @@ def book(page: Path, library: Book, tmp_path: Path) -> Iterator[Book]:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_page(page: Path, book: Book, tmp_path: Path) -> None:
     """The blocks of a page run in their order, and do what the page says; from the first that names MySQL on, where there is one."""
@@ -74,10 +74,34 @@ def run(book: Book, some: list[Block]) -> None:
             raise
 
 
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links(page: Path) -> None:
-    """A link to a file leads to one."""
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-        if not re.match(r"[a-z]+:", target):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    """A link to a file leads to one, and what stands behind # is a heading there."""
+    for target, anchor in LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        there = page.parent / target if target else page
+        assert there.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(there), f"{page.name}: {target}#{anchor}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    """docs/README.md leads to each page, or to its folder."""
+    index = ROOT / "docs/README.md"
+    named = {(index.parent / target).resolve() for target, _ in LINK.findall(prose(index)) if target}
+    lost = [p for p in PAGES[1:] if p != index and not named & {p, p.parent}]
+    assert not lost
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ +(.+)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
