@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from taskmill.api.users import Role
+from taskmill.model.clock import to_utc
 from taskmill.tasks import schedules
-from taskmill.tasks.fire import Late
 from taskmill.upkeep.fire import fire_due
 from tests.api.kit import Api, every_engine
-from tests.tasks.schedule_kit import put
+from tests.tasks.schedule_kit import EASY, YEARLY, put
 
 FIELDS = """id name cron timezone type title description payload priority queue maxRetries misfire overlap enabled
 startsAt endsAt nextFire lastFire waiting declaredBy lastTask { id status scheduledAt }"""
@@ -47,19 +47,27 @@ async def lapse(api: Api, id: str) -> None:
     raw = uuid.UUID(id).bytes
     row = await api.db.read(lambda c: schedules.one_schedule(c, raw, None))
     assert row is not None
-    assert row.next_at is not None
-    await put(api, raw, next_at=row.next_at - timedelta(minutes=1))  # type: ignore[arg-type]  # it has a `db`
+    now = to_utc(datetime.now(UTC))
+    [last] = row.rule().newest(now - timedelta(days=400), now, 1)
+    await put(api, raw, next_at=last)  # type: ignore[arg-type]  # it has a `db`
 
 
 @every_engine
 async def test_a_schedule_is_created_fires_and_shows_what_it_made(api: Api) -> None:
     """createSchedule, the scheduler's turn, and then its task, its history and its next fire."""
-    made = await create(api, type="T", payload={"n": 1}, priority="HIGH", queue="reports", maxRetries=2)
+    given: dict[str, Any] = {
+        "type": "T",
+        "payload": {"n": 1},
+        "priority": "HIGH",
+        "queue": "reports",
+        "maxRetries": 2,
+    }
+    made = await create(api, cron=YEARLY, **given)
     assert (made["title"], made["misfire"], made["overlap"], made["enabled"]) == ("s", "ONCE", "ALLOW", True)
     assert (made["payload"], made["timezone"], made["lastTask"]) == ({"n": 1}, "UTC", None)
     assert made["nextFire"] is not None
     await lapse(api, made["id"])
-    await fire_due(api.mill, Late(3600.0), 1.0)
+    await fire_due(api.mill, EASY, 1.0)
     after = await get(api, made["id"], f"{FIELDS} history {{ nominalAt at outcome taskId }}")
     [fire] = after["history"]
     assert (fire["outcome"], fire["taskId"]) == ("SUBMITTED", after["lastTask"]["id"])
@@ -83,7 +91,7 @@ async def test_each_field_can_be_changed_and_null_clears_what_may_be_none(api: A
     }  # fmt: skip
     after = await update(api, made["id"], **given)
     assert {k: after[k] for k in given} == {**given, "cron": "0 9 * * MON"}
-    cleared = dict.fromkeys(("type", "description", "maxRetries", "startsAt", "endsAt"))
+    cleared: dict[str, Any] = dict.fromkeys(("type", "description", "maxRetries", "startsAt", "endsAt"))
     again = await update(api, made["id"], **cleared, payload=None, queue=None)
     assert {k: again[k] for k in cleared} == cleared
     assert (again["payload"], again["queue"], again["name"], again["enabled"]) == ({}, "default", "n", False)

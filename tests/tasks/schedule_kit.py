@@ -21,7 +21,9 @@ from taskmill.upkeep.fire import fire_due
 from tests.tasks.kit import ANN, World
 
 MINUTE = timedelta(minutes=1)
-EASY = Late(after=3600.0, grace=86400.0)
+YEARLY = "0 0 1 1 *"
+"""For a test that counts fires: no other one comes meanwhile."""
+EASY = Late(after=1e9, grace=1e9)
 """Nothing that these tests do makes a fire late."""
 STRICT = Late(after=0.0, grace=86400.0)
 """Every fire in the past was missed."""

@@ -26,6 +26,7 @@ from tests.tasks.schedule_kit import (
     EASY,
     MINUTE,
     STRICT,
+    YEARLY,
     Killed,
     fire_all,
     fired,
@@ -46,7 +47,7 @@ sqlite_only = pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
 
 async def test_a_fire_is_a_task_and_a_row_and_the_next_time(world: World) -> None:
     """The task has all that the schedule says, and the time that it is for."""
-    row = await make(world, overdue=1)
+    row = await make(world, schedule(cron=YEARLY), overdue=1)
     await fire_all(world)
     [fire_row] = await fired(world, row.id)
     assert (fire_row.nominal_at, fire_row.outcome) == (row.next_at, S)
@@ -144,7 +145,7 @@ async def test_schedulers_that_work_at_the_same_time_make_each_task_once(world: 
 
 async def test_a_plan_holds_once(world: World) -> None:
     """The second scheduler with the same plan finds the schedule moved."""
-    row = await make(world, overdue=1)
+    row = await make(world, schedule(cron=YEARLY), overdue=1)
     [(due, active, now)] = await world.db.read(firing.due_schedules)
     plan = firing.plan(due, active, now, EASY)
     first = await world.db.write(lambda c: fire(c, [plan]))
@@ -188,7 +189,7 @@ async def test_deleted_between_plan_and_fire_nothing_is_made(world: World) -> No
 
 async def test_changed_between_plan_and_fire_it_is_planned_again(world: World) -> None:
     """Row 63: one fire, with what the change says; the old plan does nothing."""
-    row = await make(world, overdue=1)
+    row = await make(world, schedule(cron=YEARLY), overdue=1)
     plan = await planned(world)
     await schedules.change(world.mill, row.id, ANN, ScheduleChanges(payload='{"n":2}'))
     assert (await world.db.write(lambda c: fire(c, [plan]))).moved == 0
