@@ -155,7 +155,8 @@ def roles() -> str:
     names = ("nobody", "USER", "WORKER", "ADMIN")
     lines = ["# Who may do what", "", NOTE.strip(), "", ROLES_NOTE, ""]
     lines += [f"| Operation | {' | '.join(names)} |", "| --- |" + " :-: |" * len(names)]
-    types, core = {}, build_schema(introspection=True)._schema
+    types: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    core = build_schema(introspection=True)._schema
     for parent, name, _, allowed in fields(core):
         has = {"nobody" if role is None else role.name for role in allowed}
         if parent in (core.query_type, core.mutation_type, core.subscription_type):
@@ -164,9 +165,9 @@ def roles() -> str:
         else:
             types.setdefault((parent.name, tuple(n for n in names if n in has)), []).append(name)
     lines += ["", "## Fields of types", "", "| Type | Fields | For |", "| --- | --- | --- |"]
-    for (parent_name, has), of in sorted(types.items()):
+    for (parent_name, those), of in sorted(types.items()):
         shown = ", ".join(f"`{name}`" for name in of)
-        lines.append(f"| `{parent_name}` | {shown} | {', '.join(has) or 'no one'} |")
+        lines.append(f"| `{parent_name}` | {shown} | {', '.join(those) or 'no one'} |")
     return "\n".join(lines) + "\n"
 
 
