@@ -58,6 +58,16 @@ class TestRegister:
         assert code == "BAD_USER_INPUT"
         assert message.startswith(f"{field}:")
 
+    @pytest.mark.parametrize("query", [REGISTER, LOGIN])
+    async def test_endless_address(self, api: Api, query: str) -> None:
+        """An address that Unicode takes minutes to bring into order is refused unread: others are answered meanwhile."""
+        email = "e" + "\u0301\u0323" * 250_000 + "@example.com"
+        entering = given(email=email)
+        if query == LOGIN:
+            del entering["name"]
+        code, _ = await api.fails(query, token="", i=entering)
+        assert code == ("BAD_USER_INPUT" if query == REGISTER else "UNAUTHENTICATED")
+
     @pytest.mark.parametrize("password", ["x" * 72, "é" * 36, "a\tbcdefgh", "🦊🦊🦊🦊"])
     async def test_whole_password_counts(self, api: Api, password: str) -> None:
         """Passwords of 8 to 72 bytes are taken whole: one without its end does not open."""

@@ -62,6 +62,13 @@ def told(response: Any) -> tuple[str, str, str]:
     return error["extensions"]["code"], error["message"], error["extensions"]["requestId"]
 
 
+async def test_long_names(api: Api) -> None:
+    """The answer repeats no megabytes of what was sent."""
+    response = await api.post({"query": "{ __typename }", "operationName": "x" * 1_000_000})
+    assert response.status_code == 400
+    assert len(response.content) < 2000
+
+
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
 )
@@ -198,6 +205,13 @@ class TestDocuments:
         for variables in ({"p": "URGENT", "n": 1}, {"n": "many"}, {}):
             code, message = await api.fails(query, **variables)
             assert code == "BAD_USER_INPUT", message
+
+    async def test_words_of_ours_in_a_value(self, api: Api) -> None:
+        """A value that says again and again what errors are searched for costs no more than another of its size."""
+        query = "query($p: TaskPriority) { tasks(priority: $p) { id } }"
+        code, message = await api.fails(query, p=" Did you mean " * 250_000)
+        assert code == "BAD_USER_INPUT"
+        assert len(message) <= 1000
 
     @pytest.mark.parametrize(
         ("query", "variables"),

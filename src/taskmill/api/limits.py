@@ -277,7 +277,8 @@ class Limiter:
 
     @asynccontextmanager
     async def login(self, account: str, peer: str) -> AsyncIterator[None]:
-        """Around the check of a password: RateLimited before it, when this account or address has failed too often.
+        """Around the check of a password: RateLimited before it, when this account (as `users.spelled` has it) or address
+        has failed too often.
 
         Unauthenticated out of the block is a failure, no error a success, which ends the account's waiting. From an
         address where it has logged in before, an account does not wait for what others elsewhere did to it.
@@ -333,8 +334,8 @@ class Limiter:
 
 
 def _digest(account: str) -> str:
-    """An address of any length and content as a key that tells it to nobody."""
-    return hashlib.sha256(account.strip().lower().encode()).hexdigest()[:32]
+    """An address as a key that tells it to nobody."""
+    return hashlib.sha256(account.encode()).hexdigest()[:32]
 
 
 def _too_many(limit: str, wait: float) -> RateLimited:

@@ -23,8 +23,7 @@ MOST: Final = 5
 MESSAGE_MOST: Final = 1000
 INTERNAL: Final = "Something went wrong inside. The log has it under this request id."
 
-_SUGGESTION: Final = re.compile(r" Did you mean .*\?$", re.DOTALL)
-"""graphql-core hides suggestions of fields when told to, those of enums never: they tell a hidden schema."""
+_SUGGESTION: Final = " Did you mean "
 
 _VALUE: Final = re.compile(r"(Variable '\$\w+'|Argument '\w+') has invalid value")
 """The document is right, and a value that came with it is not: of its type, or null for an argument that has a default,
@@ -95,10 +94,17 @@ def _judged(error: GraphQLError) -> tuple[str, str]:
         too_long = "tokens" in error.message and "abort" in error.message.lower()
         return ("QUERY_TOO_COMPLEX" if too_long else "GRAPHQL_PARSE_FAILED"), error.message
     if _VALUE.match(error.message):
-        return "BAD_USER_INPUT", _SUGGESTION.sub("", error.message)
+        return "BAD_USER_INPUT", _unsuggested(error.message)
     if error.path is None:
-        return "GRAPHQL_VALIDATION_FAILED", _SUGGESTION.sub("", error.message)
+        return "GRAPHQL_VALIDATION_FAILED", _unsuggested(error.message)
     return "INTERNAL", INTERNAL
+
+
+def _unsuggested(message: str) -> str:
+    """Without what graphql-core suggests at its end. It hides suggestions of fields when told to, those of enums never, and
+    they tell a hidden schema. The rest may repeat megabytes of what the caller sent, with any words in it."""
+    before, found, _ = message.rpartition(_SUGGESTION)
+    return before if found and message.endswith("?") else message
 
 
 def _origin(error: GraphQLError) -> BaseException | None:

@@ -28,7 +28,7 @@ from taskmill.api.auth import Session, bearer
 from taskmill.api.edge import peer, refusal, refused, request_id
 from taskmill.api.page import PAGE, PAGE_POLICY
 from taskmill.api.schema.context import Context, Services
-from taskmill.api.schema.faults import told
+from taskmill.api.schema.faults import MESSAGE_MOST, told
 from taskmill.api.schema.live import TRY_AGAIN
 from taskmill.api.schema.socket import TOO_SLOW, Handler, Socket, socket_token
 from taskmill.api.text import JsonError, load_json
@@ -87,7 +87,8 @@ class GraphQLView(GraphQL[Context, None]):
             try:
                 response = await self.run(request)
             except HTTPException as error:
-                response = refusal(scope, error.status_code, "BAD_REQUEST", error.reason)
+                # It may repeat what was sent.
+                response = refusal(scope, error.status_code, "BAD_REQUEST", error.reason[:MESSAGE_MOST])
             except TaskmillError as error:
                 response = refused(scope, error)
         await response(scope, receive, send)
