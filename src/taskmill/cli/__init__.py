@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import io
 import os
+import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
@@ -35,6 +36,7 @@ class TooLate(TaskmillError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status."""
+    _fill_gaps()
     _write_anything()
     try:
         status = _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _silence()
     except KeyboardInterrupt:
+        if arguments is None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds us on the way out
         return INTERRUPTED
     except TaskmillError as error:
         say(error.message)
@@ -92,6 +96,15 @@ def new_runner() -> asyncio.Runner:
     except ImportError:
         return asyncio.Runner()
     return asyncio.Runner(loop_factory=new_event_loop)
+
+
+def _fill_gaps() -> None:
+    """Where a standard stream is closed, the next file or socket would take its number, and what is meant for it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
 def _write_anything() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 Text = Annotated[str | None, Parameter(negative="")]
 Free = Annotated[str | None, Parameter(negative="", allow_leading_hyphen=True)]
 """May begin with a hyphen, or be one."""
-Flag = Annotated[bool, Parameter(negative="")]
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 ROLES: Final = ("ADMIN", "USER", "WORKER")
@@ -32,8 +32,7 @@ class Api:
     api_url: Text = None
     """The API (TASKMILL_API_URL); http://localhost:PORT when neither is given."""
     api_key: Text = None
-    """An API key of it, or an access token (TASKMILL_API_KEY). Others on this machine can read options: the variable is
-    better."""
+    """A key of it (TASKMILL_API_KEY). Others on this machine can read options: use the variable."""
     json: Flag = False
     """JSON, for programs."""
 

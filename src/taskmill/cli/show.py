@@ -168,5 +168,5 @@ def _card(console: Console, pairs: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in pairs)
     narrow = console.width < 2 * width
     for name, value in pairs:
-        label = Text(f"{name}: " if narrow else f"{name:<{width}}  ", style="bold")
-        console.print(label + Text(value, style=STYLES.get(value, "")), soft_wrap=True)
+        label = f"{name}: " if narrow else f"{name:<{width}}  "
+        console.print(Text.assemble((label, "bold"), (value, STYLES.get(value, ""))), soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -214,6 +215,8 @@ def _progress(*columns: str) -> Iterator[Progress | None]:
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        # It would write what is printed to its console, which is standard error.
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
     ) as bars:
         yield bars
 
