@@ -20,10 +20,19 @@ from taskmill.errors import Conflict, Unavailable
 from taskmill.index.wake import LocalBell
 from taskmill.model.clock import boottime
 from taskmill.model.state import Status, Verb
-from taskmill.model.task import LOG_LINES_PER_RUN, LOG_MESSAGE_LIMIT, PAYLOAD_LIMIT, Registry
+from taskmill.model.task import (
+    LOG_LINES_PER_RUN,
+    LOG_MESSAGE_LIMIT,
+    PAYLOAD_LIMIT,
+    Ended,
+    Outcome,
+    Registry,
+)
 from taskmill.runtime.probes import Probes
 from taskmill.sql import schema
+from taskmill.tasks import remote as tasks_remote
 from taskmill.tasks.mill import Mill, TaskOptions
+from taskmill.tasks.remote import Brought, Settled
 from tests.api.kit import Api, Socket, every_engine, running
 from tests.databases import MigratedStores
 from tests.support import wait_until
@@ -226,6 +235,19 @@ async def test_what_a_run_says(api: Api, remote: Remote) -> None:
     assert list(found[3]["fields"]) == ["cut"]
 
 
+async def test_the_last_words_of_a_run(api: Api, remote: Remote) -> None:
+    """A run's last lines and its outcome are two calls: which of them comes first is all the same. Not for another
+    worker, nor when another run has begun."""
+    run = await remote.one()
+    await remote.do("failTask", **of(run), message="m", after=0)
+    line = {**of(run), "message": "the end"}
+    assert await remote.do("appendLogs", lines=[line]) == 1
+    other = Remote(api, remote.token)
+    assert await other.do("appendLogs", lines=[line]) == 0
+    await api.db.write(lambda c: c.execute(sa.update(schema.tasks).values(fence=schema.tasks.c.fence + 1)))
+    assert await remote.do("appendLogs", lines=[line]) == 0
+
+
 async def test_a_run_keeps_so_many_lines(api: Api, remote: Remote) -> None:
     """What is beyond is dropped, and the answer says how many were taken."""
     run = await remote.one()
@@ -304,6 +326,46 @@ async def test_a_fence_of_the_run_before(api: Api, remote: Remote) -> None:
     assert again["fence"] == run["fence"] + 1
     assert await remote.fails("completeTask", **of(run)) == "STALE"
     assert (await task(api, run))["status"] == "PROCESSING"
+
+
+async def test_the_same_twice_in_one_batch(api: Api, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second gets the answer of the first, also when that was stale by the time it was written."""
+    await api.create()
+    who = _who(b"1" * 16)
+    [run] = await desk.claim(who, 1, suspects=0, wait=0.0, op=b"o" * 16, again=False, connected=_there)
+    brought = Brought(who.id, run.id, run.fence, Outcome(Ended.SUCCEEDED, "1"), b"s" * 16)
+    batch = tasks_remote.settle_batch
+
+    async def rescued_before(*given: Any, **more: Any) -> list[bool]:
+        await api.db.write(
+            lambda c: c.execute(sa.update(schema.tasks).values(fence=schema.tasks.c.fence + 1))
+        )
+        return await batch(*given, **more)
+
+    monkeypatch.setattr(tasks_remote, "settle_batch", rescued_before)
+    assert await desk.settle([brought, brought]) == [Settled.STALE, Settled.STALE]
+
+
+async def test_an_outcome_that_breaks_a_batch(api: Api, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of many workers are written together: one that cannot be written fails alone."""
+    await api.create(), await api.create(), await api.create()
+    who = _who(b"1" * 16)
+    runs = await desk.claim(who, 3, suspects=0, wait=0.0, op=b"o" * 16, again=False, connected=_there)
+    given = [Brought(who.id, r.id, r.fence, Outcome(Ended.SUCCEEDED, "1"), r.id) for r in runs]
+    batch = tasks_remote.settle_batch
+
+    async def refusing(mill: Any, outcomes: Any, *rest: Any, **more: Any) -> list[bool]:
+        if any(claimed.id == runs[1].id for claimed, _ in outcomes):
+            raise RuntimeError("a value that nobody can write")
+        return await batch(mill, outcomes, *rest, **more)
+
+    monkeypatch.setattr(tasks_remote, "settle_batch", refusing)
+    answers = await asyncio.gather(*(desk.settle([b]) for b in given), return_exceptions=True)
+    assert [answers[0], type(answers[1]), answers[2]] == [
+        [Settled.RECORDED],
+        RuntimeError,
+        [Settled.RECORDED],
+    ]
 
 
 async def test_complete_twice(api: Api, remote: Remote) -> None:
@@ -481,6 +543,55 @@ async def test_who_goes_while_it_is_answered(api: Api, desk: Desk) -> None:
     after = await task(api, made)
     assert (after["status"], after["attempts"]) == ("QUEUED", 0)
     assert [ran["outcome"] for ran in after["runs"]] == ["RELEASED"]
+
+
+@pytest.mark.parametrize("sql_engine", ["sqlite", "mysql"], indirect=True)
+@pytest.mark.parametrize("first", [True, False], ids=["asked again first", "given back first"])
+async def test_who_goes_and_asks_again_elsewhere(api: Api, desk: Desk, first: bool) -> None:
+    """A claim was broken off, and the same operation comes to another process: its tasks are the worker's or go back,
+    and never both, for then two would run them."""
+    made, who, op = await api.create(), _who(b"1" * 16), b"o" * 16
+    brought: list[Any] = []
+
+    async def again() -> None:
+        brought.extend(
+            await api.desk.claim(who, 1, suspects=0, wait=0.0, op=op, again=True, connected=_there)
+        )
+
+    there = iter([True, False])
+
+    async def connected() -> bool:
+        answer = next(there)
+        if first and not answer:
+            await again()
+        return answer
+
+    assert await desk.claim(who, 1, suspects=0, wait=0.0, op=op, again=False, connected=connected) == []
+    if not first:
+        await again()
+    after = await task(api, made)
+    found = (after["status"], after["attempts"], len(brought))
+    assert found == (("PROCESSING", 1, 1) if first else ("QUEUED", 0, 0))
+
+
+async def _there() -> bool:
+    return True
+
+
+async def test_a_claim_that_waits_ends_with_its_key(api: Api) -> None:
+    """Revoked meanwhile, it brings nothing any more: what it would bring could not be settled."""
+    admin = await api.enlist("admin", Role.ADMIN)
+    make = "mutation($i: CreateApiKeyInput!) { createApiKey(input: $i) { key apiKey { id } } }"
+    key = (await api.ok(make, token=admin, i={"name": "w", "role": "WORKER"}))["createApiKey"]
+    remote = Remote(api, key["key"])
+    waiting = asyncio.create_task(remote.claim(waitSeconds=20))
+    await wait_until(lambda: _waits(api), what="it waits")
+    revoke = "mutation($id: ID!) { revokeApiKey(id: $id) { id } }"
+    await api.ok(revoke, token=admin, id=key["apiKey"]["id"])
+    await wait_until(lambda: not _waits(api), 15, what="its claim has ended")
+    assert await waiting == []
+    assert (await task(api, await api.create()))["status"] == "QUEUED"
+    assert await remote.fails("claimTasks") == "UNAUTHENTICATED"
 
 
 async def test_over_a_socket_a_claim_does_not_wait(api: Api, remote: Remote) -> None:

@@ -35,7 +35,7 @@ from taskmill.tasks.cancel import read_signal
 from taskmill.tasks.claim import Note
 from taskmill.tasks.log import LogWriter
 from taskmill.tasks.mill import Mill
-from taskmill.tasks.remote import Brought, Settled, claimed_before, owners, renew_remote, settle_remote
+from taskmill.tasks.remote import Brought, Settled, claimed_before, renew_remote, settle_remote, speakers
 from taskmill.tasks.settle import settle_batch
 from taskmill.tasks.waiter import Waiter
 
@@ -141,7 +141,8 @@ class Desk:
         """Up to n tasks, as soon as there are any; [] after `wait` seconds. The same `op` again brings the same tasks.
         `again`: these only, and nothing new.
 
-        `connected`: whether the caller still is there. One that is gone gets nothing: its tasks would wait for a lease.
+        `connected`: whether the caller still is there, and still may claim. One that is gone gets nothing: its tasks
+        would wait for a lease.
         A newer claim of the same worker ends one that waits: its caller does not, or would not have sent another.
         """
         post = self._post(who)
@@ -162,7 +163,7 @@ class Desk:
                     return before or []
                 claimed = await waiter.claim(n, suspects=suspects, wait=wait, note=Note(op), wanted=wanted)
             if claimed and not await connected():
-                await self._give_back(claimed, who)
+                await self._give_back(claimed, who, op)
                 return []
             return claimed
         finally:
@@ -270,10 +271,17 @@ class Desk:
 
         return await db.write(work, resend=work)
 
-    async def _give_back(self, claimed: Sequence[Claimed], who: Who) -> None:
-        """Unstarted, so no attempt is spent. Unavailable is no harm: their leases run out."""
-        released = Outcome(Ended.RELEASED)
+    async def _give_back(self, claimed: Sequence[Claimed], who: Who, op: bytes) -> None:
+        """Unstarted, so no attempt is spent; unless the same claim, sent again, has brought them to the worker meanwhile.
+        Unavailable is no harm: their leases run out."""
+        released, ids = Outcome(Ended.RELEASED), [c.id for c in claimed]
+
+        def work(connection: Connection) -> bool:
+            return workers.take_back(connection, who.id, op, ids)
+
         try:
+            if not await self._mill.db.write(work, resend=work, patience=PATIENCE):
+                return
             await settle_batch(self._mill, [(c, released) for c in claimed], who.name, patience=PATIENCE)
         except Unavailable as error:
             log.warning("desk.not_given_back", tasks=len(claimed), error=error.message)
@@ -332,11 +340,25 @@ class Desk:
         size = sum(len(b.outcome.result or "") + len(b.outcome.traceback or "") for b in batch)
         return await self._settles.put(batch, rows=len(batch), bytes=size)
 
-    async def _settle_all(self, calls: Sequence[Sequence[Brought]]) -> list[list[Settled]]:
-        answers = iter(
-            await settle_remote(self._mill, [b for call in calls for b in call], patience=PATIENCE)
-        )
+    async def _settle_all(self, calls: Sequence[Sequence[Brought]]) -> Sequence[list[Settled] | Exception]:
+        try:
+            answers = iter(
+                await settle_remote(self._mill, [b for call in calls for b in call], patience=PATIENCE)
+            )
+        except Unavailable:
+            raise
+        except Exception:
+            if len(calls) == 1:
+                raise
+            # What one worker sends must not stop the outcomes of others.
+            return [await self._settle_alone(call) for call in calls]
         return [[next(answers) for _ in call] for call in calls]
+
+    async def _settle_alone(self, call: Sequence[Brought]) -> list[Settled] | Exception:
+        try:
+            return await settle_remote(self._mill, call, patience=PATIENCE)
+        except Exception as error:  # noqa: BLE001 (it is the answer to this call)
+            return error
 
     async def log(self, worker: bytes, lines: Sequence[LogLine], op: bytes) -> int:
         """Take lines of runs that are this worker's; how many. Beyond LOG_LINES_PER_RUN of a run they are dropped. The
@@ -344,7 +366,7 @@ class Desk:
         before = self._logged.get(op)
         if before is not None:
             return before
-        mine = await self._mill.db.read(lambda c: owners(c, worker, [line.task_id for line in lines]))
+        mine = await self._mill.db.read(lambda c: speakers(c, worker, [line.task_id for line in lines]))
         taken = []
         for line in lines:
             key = line.task_id, line.fence

@@ -23,17 +23,21 @@ from taskmill.model.clock import boottime, micros
 from taskmill.model.ids import id_of
 from taskmill.model.state import Priority, Status, Verb
 from taskmill.model.task import Claimed, Ended, NewTask, Outcome, Renewal, Renewed
+from taskmill.sql.dialect import from_now
 from taskmill.sql.schema import runs, task_payloads, tasks, workers
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.renew import renew
 from taskmill.tasks.row import TaskRow
 from taskmill.tasks.settle import Kept, prepare, settle_batch
 from taskmill.tasks.submit import submit
-from taskmill.tasks.workers import known_types, noted_claim, touch
+from taskmill.tasks.workers import ask_again, known_types, touch
 
 NOT_YOURS: Final = (
     "This run is not yours any more: its lease ran out, it was settled, or another worker has it."
 )
+
+LAST_WORDS: Final = 60.0
+"""Seconds after its end in which a run's log lines are still taken."""
 
 _T: Final = tasks.c
 _IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
@@ -78,7 +82,7 @@ _AGAIN: Final = (
 def claimed_before(connection: Connection, worker: bytes, op: bytes, lease: float) -> list[Claimed] | None:
     """The runs that this operation of the worker claimed and that still are its own, their leases begun anew; None when
     it has claimed nothing so far."""
-    ids = noted_claim(connection, worker, op)
+    ids = ask_again(connection, worker, op)
     if not ids:
         return None
     sent = boottime()
@@ -222,13 +226,13 @@ async def settle_remote(mill: Mill, batch: Sequence[Brought], *, patience: float
     found = await mill.db.read(lambda c: _look(c, batch, mill.options.worker_ttl))
     answers: dict[int, Settled] = {}
     first: dict[bytes, int] = {}
+    twice: list[tuple[int, Brought]] = []
     for i, b in enumerate(batch):
         verdict = found.judge(b)
         if verdict is not None:
             answers[i] = verdict
         elif b.id in first:  # twice in one batch: the first is written
-            same = batch[first[b.id]].op == b.op
-            answers[i] = Settled.RECORDED if same else Settled.CONFLICT
+            twice.append((i, b))
         else:
             first[b.id] = i
     kept: Kept = {}
@@ -244,6 +248,9 @@ async def settle_remote(mill: Mill, batch: Sequence[Brought], *, patience: float
     )
     for i, ok in zip(first.values(), written, strict=True):
         answers[i] = Settled.RECORDED if ok else Settled.STALE
+    for i, b in twice:
+        same = batch[first[b.id]].op == b.op
+        answers[i] = answers[first[b.id]] if same else Settled.CONFLICT
     # settle_batch has counted its own.
     stale = list(answers.values()).count(Settled.STALE) - written.count(False)
     mill.probes.stale_writes.labels(verb=Verb.SETTLE.value).inc(stale)
@@ -290,6 +297,11 @@ def _run(row: Any) -> Claimed:
 _OWNERS: Final = sa.select(_T.id, _T.fence, _T.user_id, _T.started_at).where(
     _T.id.in_(_IDS), _T.worker_id == sa.bindparam("worker"), _T.status + 0 == int(Status.PROCESSING)
 )
+_SPEAKERS: Final = sa.select(_T.id, _T.fence).where(
+    _T.id.in_(_IDS),
+    _T.worker_id == sa.bindparam("worker"),
+    sa.or_(_T.status + 0 == int(Status.PROCESSING), _T.updated_at > from_now(-LAST_WORDS)),
+)
 _THERE: Final = sa.select(_T.id).where(_T.id == sa.bindparam("id"))
 
 
@@ -297,6 +309,13 @@ def owners(connection: Connection, worker: bytes, ids: Iterable[bytes]) -> dict[
     """(id, fence) → user_id and started_at, for those of these tasks that this worker runs now."""
     rows = connection.execute(_OWNERS, {"ids": sorted(set(ids)), "worker": worker})
     return {(r.id, r.fence): r for r in rows}
+
+
+def speakers(connection: Connection, worker: bytes, ids: Iterable[bytes]) -> set[tuple[bytes, int]]:
+    """(id, fence) of the runs of these tasks that this worker may log for: those that it runs, and those that it has
+    just settled, for what a run says at its end and its outcome are two calls."""
+    rows = connection.execute(_SPEAKERS, {"ids": sorted(set(ids)), "worker": worker})
+    return {(r.id, r.fence) for r in rows}
 
 
 async def submit_remote(

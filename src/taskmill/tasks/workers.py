@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Final
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
+from taskmill.model.ids import new_op
 from taskmill.sql.dialect import db_now, from_now
 from taskmill.sql.schema import workers
 
@@ -63,9 +65,40 @@ def note_claim(connection: Connection, boot_id: bytes, op: bytes, ids: Sequence[
 
 def noted_claim(connection: Connection, boot_id: bytes, op: bytes) -> list[bytes]:
     """The ids that this very operation claimed; [] when it claimed nothing, or is not the last one."""
-    query = sa.select(_W.claim_ids).where(_W.boot_id == boot_id, _W.claim_op == op)
-    ids = connection.execute(query).scalar_one_or_none() or b""
-    return [ids[i : i + 16] for i in range(0, len(ids), 16)]
+    query = sa.select(_W.claim_ids).where(_W.boot_id == boot_id, _W.claim_op.in_([op, _asked(op)]))
+    return _ids(connection.execute(query).scalar_one_or_none())
+
+
+def ask_again(connection: Connection, boot_id: bytes, op: bytes) -> list[bytes]:
+    """As `noted_claim`, for a caller that will have them: from here on `take_back` refuses."""
+    mark = sa.update(workers).where(_W.boot_id == boot_id, _W.claim_op.in_([op, _asked(op)]))
+    connection.execute(mark.values(claim_op=_asked(op)))
+    return noted_claim(connection, boot_id, op)
+
+
+def take_back(connection: Connection, boot_id: bytes, op: bytes, ids: Sequence[bytes]) -> bool:
+    """Whether what this operation claimed may be given back: nobody has asked for it again, and from here on nobody can.
+    The API process that claimed, and the one that is asked again, need not be the same."""
+    query = sa.select(_W.claim_op, _W.claim_ids).where(_W.boot_id == boot_id).with_for_update()
+    row = connection.execute(query).first()
+    if row is None or not set(ids) & set(_ids(row.claim_ids)):
+        return True
+    if row.claim_op == _asked(op):
+        return False
+    # Not NULL: that would say that it is no remote worker.
+    forget = sa.update(workers).where(_W.boot_id == boot_id)
+    connection.execute(forget.values(claim_op=new_op(), claim_ids=None))
+    return True
+
+
+def _asked(op: bytes) -> bytes:
+    """How an operation is noted whose tasks were asked for again."""
+    return hashlib.sha256(b"again" + op).digest()[:16]
+
+
+def _ids(noted: bytes | None) -> list[bytes]:
+    noted = noted or b""
+    return [noted[i : i + 16] for i in range(0, len(noted), 16)]
 
 
 def leave(connection: Connection, boot_id: bytes) -> None:

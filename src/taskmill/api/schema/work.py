@@ -43,7 +43,15 @@ from taskmill.api.schema.work_input import (
     worker_of,
 )
 from taskmill.api.users import Role
-from taskmill.errors import BadUserInput, Conflict, PayloadTooLarge, Stale
+from taskmill.errors import (
+    BadUserInput,
+    Conflict,
+    Forbidden,
+    PayloadTooLarge,
+    Stale,
+    Unauthenticated,
+    Unavailable,
+)
 from taskmill.model.clock import boottime
 from taskmill.model.ids import id_text
 from taskmill.model.state import Priority
@@ -357,9 +365,20 @@ async def _settle(info: Info, batch: list[Brought]) -> list[SettledRun]:
 
 
 def _connected(context: Context) -> Callable[[], Awaitable[bool]]:
+    """Whether the caller is there, and its key or login still is what it was when the call came: calls wait for longer
+    than a revoked key may count."""
     gone = context.gone
 
     async def connected() -> bool:
-        return gone is None or not await gone()
+        if gone is not None and await gone():
+            return False
+        try:
+            await context.viewer_now()
+            context.admit("This", WORKERS)
+        except Unavailable:
+            return True  # nothing is known; what it brings is refused if it comes to that
+        except (Unauthenticated, Forbidden):
+            return False
+        return True
 
     return connected
