@@ -11,6 +11,28 @@ from tests.client.kit import DROP, ME, answer, refusal, scripted
 from tests.support import free_port
 
 FOUND = answer({"data": {"me": ME}})
+TIME = "2026-01-01T00:00:00.000Z"
+DONE = {
+    "id": "7",
+    "title": "t",
+    "type": None,
+    "queue": "default",
+    "status": "COMPLETED",
+    "priority": "NORMAL",
+    "attempts": 1,
+    "maxRetries": 3,
+    "progress": 1.0,
+    "error": None,
+    "createdAt": TIME,
+    "updatedAt": TIME,
+    "scheduledAt": None,
+    "startedAt": TIME,
+    "completedAt": TIME,
+    "cancelRequestedAt": None,
+    "description": None,
+    "payload": None,
+    "result": 5,
+}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +91,16 @@ async def test_nobody_there_is_unavailable() -> None:
         with pytest.raises(Unavailable, match="cannot be reached") as caught:
             await client.create_task("A task")
         assert not isinstance(caught.value, CommitUnknown)
+
+
+async def test_a_wait_sits_out_an_outage() -> None:
+    """As long as its timeout allows, however short that of a call is; without one it is as any call."""
+    done = answer({"data": {"task": DONE}})
+    async with scripted(DROP, DROP, done) as api, Client(api.url, patient=False) as client:
+        with pytest.raises(Unavailable, match="did not answer"):
+            await client.wait("7", timeout=None)
+        assert (await client.wait("7", timeout=60)).result == 5
+        assert len(api.requests) == 4
 
 
 async def test_another_server_is_named_as_such() -> None:

@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from taskmill.client import documents
 from taskmill.client.core import PAGE, Calls, given, payload_json, priority_name, there, time_text
 from taskmill.client.types import Task, TaskLog, TaskRun, TaskStats, TaskStatus, TaskSummary
-from taskmill.errors import TaskCancelled, TaskFailed
+from taskmill.errors import TaskCancelled, TaskFailed, Unavailable
 from taskmill.model.state import Priority
 
 POLL_LEAST, POLL_MOST, POLL_SHARE = 0.05, 2.0, 0.1
@@ -176,19 +176,41 @@ class TaskCalls(Calls):
     async def wait(self, id: str, timeout: float | None = 60.0) -> Task:
         """The task when it has ended, however it did. TimeoutError after `timeout` seconds; the task goes on. NotFound.
 
-        It looks again after a tenth of the time waited so far, at most 2 s: an end is seen that much later.
+        It looks again after a tenth of the time waited so far, at most 2 s: an end is seen that much later. An outage is
+        sat out as long as the timeout allows; without one it is Unavailable as of any call.
         """
         loop = asyncio.get_running_loop()
         start = loop.time()
-        async with asyncio.timeout(timeout):
-            while True:
-                found = await self._find(documents.STATUS, _Status, id=id)
-                if there(found, "task", id).status.final:
-                    task = there(await self.task(id), "task", id)
-                    if task.status.final:  # a retry may have come in between
+        lost: Unavailable | None = None
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                while True:
+                    try:
+                        task = await self._ended(id)
+                    except Unavailable as error:
+                        if timeout is None:
+                            raise
+                        task, lost = None, error
+                    else:
+                        lost = None
+                    if task is not None:
                         return task
-                pause = min(POLL_MOST, max(POLL_LEAST, POLL_SHARE * (loop.time() - start)))
-                await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+                    pause = min(POLL_MOST, max(POLL_LEAST, POLL_SHARE * (loop.time() - start)))
+                    await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            why = f"nobody says how it is: {lost.message}" if lost else "it goes on"
+            raise TimeoutError(f"task {id} has not ended after {timeout:g} s; {why}") from lost
+
+    async def _ended(self, id: str) -> Task | None:
+        """None while it goes on. NotFound."""
+        found = await self._find(documents.STATUS, _Status, id=id)
+        if not there(found, "task", id).status.final:
+            return None
+        task = there(await self.task(id), "task", id)
+        return task if task.status.final else None  # a retry may have come in between
 
     async def result(self, id: str, timeout: float | None = 60.0) -> Any:
         """What the handler returned, when the task has COMPLETED. TaskFailed or TaskCancelled when it ended otherwise;
