@@ -55,7 +55,7 @@ async def test_a_task_comes_back_typed(client: Client) -> None:
 async def test_wait_ends_with_the_task(client: Client) -> None:
     """`wait` gives the task when it has ended, and a TimeoutError when it has not."""
     task = await client.create_task("A task")
-    with pytest.raises(TimeoutError, match="has not ended after .* s; it goes on"):
+    with pytest.raises(TimeoutError, match=r"has not ended after .* s; it goes on"):
         await client.wait(task.id, timeout=0.1)
     await client.cancel_task(task.id)
     assert (await client.wait(task.id, timeout=10)).status is TaskStatus.CANCELLED
