@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
 import pytest
 
+from taskmill.api import health
 from taskmill.api.options import ApiOptions
 from taskmill.errors import IndexUnavailable, Unavailable
 from taskmill.index.policy import Evicting
-from tests.api.kit import Api, running
+from tests.api.kit import Api, counted, running
 
 
 @pytest.fixture
@@ -85,7 +87,6 @@ async def test_database_away(up: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_database_slow(up: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that does not come back is given up."""
-    import asyncio
 
     async def slow(*_: Any, **__: Any) -> None:
         await asyncio.sleep(30)
@@ -99,6 +100,25 @@ async def test_database_details(up: Api) -> None:
     """The database says what it is."""
     status, body = await get(up, "/health/database")
     assert (status, body["details"]["kind"]) == (200, "sqlite")
+
+
+async def test_many_ask(up: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask, the parts are asked once a while: an answer holds for a second."""
+    monkeypatch.setattr(health, "FRESH", 600.0)
+    with counted() as statements:
+        answers = await asyncio.gather(*(get(up, path) for path in ["/health", "/health/database"] * 10))
+        assert {status for status, _ in answers} == {200}
+        await get(up, "/health")
+    assert sum(statement.startswith("SELECT") for statement in statements) == 1
+
+
+async def test_asked_again(up: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that has grown old is not given again."""
+    monkeypatch.setattr(health, "FRESH", 0.0)
+    assert (await get(up, "/health/database"))[0] == 200
+    with counted() as statements:
+        assert (await get(up, "/health/database"))[0] == 200
+    assert statements
 
 
 async def test_metrics(up: Api) -> None:

@@ -172,6 +172,18 @@ class TestKeysOfKeys:
         key = (await create(api, token=admin))["key"]
         assert (await api.fails(CREATE, token=key, i={"name": "k", "role": "ADMIN"}))[0] == "FORBIDDEN"
 
+    @pytest.mark.parametrize("query", [CREATE, LIST, REVOKE])
+    @pytest.mark.parametrize("owner", [Role.ADMIN, Role.WORKER])
+    async def test_of_a_worker(self, api: Api, owner: Role, query: str) -> None:
+        """A WORKER key works and has nothing to do with keys: it cannot outlive its end through another one."""
+        token = await api.enlist("owner", owner)
+        made = await create(api, token=token, role="WORKER")
+        variables = {
+            CREATE: {"i": {"name": "k", "role": "WORKER"}}, LIST: {}, REVOKE: {"id": made["apiKey"]["id"]},
+        }  # fmt: skip
+        assert (await api.fails(query, token=made["key"], **variables[query]))[0] == "FORBIDDEN"
+        await api.ok(query, token=token, **variables[query])
+
     @pytest.mark.parametrize(
         "query",
         [

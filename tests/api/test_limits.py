@@ -22,7 +22,7 @@ from taskmill.api.options import ApiOptions, LimitOptions
 from taskmill.errors import RateLimited, Unauthenticated
 from taskmill.index.connect import IndexOptions
 from taskmill.tasks import read
-from tests.api.kit import PASSWORD, Api, running
+from tests.api.kit import PASSWORD, Api, counted, running
 from tests.api.test_errors import told
 from tests.index.kit import Cluster
 from tests.support import RedisServer, server_binary, wait_until
@@ -462,6 +462,21 @@ async def test_anonymous(store_url: str) -> None:
         check_refusal(await refused_at_last(lambda: api.post(QUERY, token=""), 30))
         check_refusal(await refused_at_last(lambda: api.post(QUERY, token="guessed"), 30))
         assert (await api.post(ME)).status_code == 200
+
+
+async def test_guessed_keys(store_url: str) -> None:
+    """An address that has guessed too often asks SQL nothing more; a key that has opened before does so from there too."""
+    create = 'mutation { createApiKey(input: {name: "k", role: USER}) { key } }'
+    async with limited(store_url, anonymous=10) as api:
+        key = (await api.ok(create))["createApiKey"]["key"]
+        assert (await api.post(ME, token=key)).status_code == 200
+        guesses = (f"tm_aaaaaaaa_{number:043}" for number in range(1000))
+        check_refusal(await refused_at_last(lambda: api.post(ME, token=next(guesses)), 30))
+        with counted() as statements:
+            for _ in range(5):
+                check_refusal(await api.post(ME, token=next(guesses)))
+        assert not statements
+        assert (await api.post(ME, token=key)).status_code == 200
 
 
 async def test_forged_addresses(store_url: str) -> None:

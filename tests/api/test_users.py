@@ -15,6 +15,7 @@ from taskmill.api import users as users_module
 from taskmill.api.identity import CACHE_SECONDS, Role
 from taskmill.model.clock import boottime
 from taskmill.sql.schema import users
+from taskmill.tasks.service import service_user
 from tests.api.kit import PASSWORD, Api, counted, every_engine, running
 from tests.api.test_auth import LOGIN, ME, REGISTER, given
 from tests.api.test_keys import refused
@@ -95,6 +96,13 @@ class TestAdmin:
         await api.ok(ENABLE, token=admin, id=(await ids(api, admin))["second"])
         await api.ok(change, token=admin, id=mine, **variables)
         assert await status(api, second) == 401  # it was disabled meanwhile
+
+    async def test_service_user(self, api: Api, admin: str) -> None:
+        """A service user, whom no password opens, is no other ADMIN."""
+        await api.db.write(lambda c: service_user(c, "service"))
+        await api.accounts.change_role((await api.accounts.list())[-1].id, Role.ADMIN)
+        mine = (await ids(api, admin))["admin"]
+        assert (await api.fails(DISABLE, token=admin, id=mine))[0] == "CONFLICT"
 
     @every_engine
     async def test_two_last_admins(self, api: Api, admin: str) -> None:

@@ -84,6 +84,10 @@ class Tokens:
         }
         return jwt.encode(claims, self._secrets[self._kid], algorithm=ALGORITHM, headers={"kid": self._kid})
 
+    def unfamiliar(self, token: str) -> bool:
+        """Whether checking it asks SQL for what anybody could make up: an API key that never opened here."""
+        return token.startswith(MARK) and not self.keys.familiar(token)
+
     async def check(self, token: str) -> Session:
         """Whose token or API key it is. Unauthenticated: forged, expired, revoked, or its user is gone."""
         if token.startswith(MARK):

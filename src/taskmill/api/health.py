@@ -27,6 +27,9 @@ UP: Final = "up"
 DEGRADED: Final = "degraded"
 DOWN: Final = "down"
 
+FRESH: Final = 1.0
+"""Seconds that an answer holds: anybody may ask, as often as it likes."""
+
 Report = dict[str, Any]
 
 log = structlog.get_logger(__name__)
@@ -38,6 +41,7 @@ class Health:
     def __init__(self, mill: Mill, *, timeout: float = 2.0) -> None:
         self._mill = mill
         self._timeout = timeout
+        self._asked: dict[str, tuple[float, asyncio.Task[Report]]] = {}
 
     async def overall(self, request: Request) -> Response:
         """/health: both parts; as bad as the database, degraded without the index."""
@@ -59,6 +63,20 @@ class Health:
         return _response(queue)
 
     async def database(self) -> Report:
+        return await self._fresh("database", self._database)
+
+    async def queue(self) -> Report:
+        return await self._fresh("queue", self._queue)
+
+    async def _fresh(self, name: str, ask: Callable[[], Awaitable[Report]]) -> Report:
+        """What the part answered, or will: it is asked once in FRESH seconds, and once at a time."""
+        until, asked = self._asked.get(name, (0.0, None))
+        if asked is None or (asked.done() and until <= boottime()):
+            asked = asyncio.ensure_future(ask())
+            self._asked[name] = (boottime() + FRESH, asked)
+        return dict(await asyncio.shield(asked))
+
+    async def _database(self) -> Report:
         db = self._mill.db
 
         async def check() -> Report:
@@ -67,7 +85,7 @@ class Health:
 
         return await self._checked("database", check, DOWN)
 
-    async def queue(self) -> Report:
+    async def _queue(self) -> Report:
         index = self._mill.index
         if index is None:
             reason = "no index: tasks are dispatched from the database alone"

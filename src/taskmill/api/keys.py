@@ -130,7 +130,9 @@ class ApiKeys:
         self._db = db
         self._user = owner
         self.cache = CACHE_SECONDS
-        self._known: dict[bytes, tuple[float, KeyRow | None]] = {}
+        self._known: dict[bytes, tuple[float, KeyRow]] = {}
+        self._absent: dict[bytes, float] = {}  # apart: a flood of guesses pushes out no key
+        self._opened: set[bytes] = set()
         self._noted: dict[bytes, float] = {}
         self._used: set[bytes] = set()
         self._writing: asyncio.Task[None] | None = None
@@ -141,6 +143,10 @@ class ApiKeys:
 
     # -- signing in --------------------------------------------------------------------------------------
 
+    def familiar(self, text: str) -> bool:
+        """Whether this key has opened before, in this process."""
+        return hashlib.sha256(text.encode()).digest() in self._opened
+
     async def check(self, text: str) -> tuple[User, KeyInfo]:
         """Whose key it is, as a user with the key's role. Unauthenticated: no key, or one that has ended."""
         if not _FORM.fullmatch(text):
@@ -150,6 +156,9 @@ class ApiKeys:
         if row is None:
             raise Unauthenticated(_INVALID)
         user = await self._owner(row)
+        if len(self._opened) >= CACHE_KEYS:
+            self._opened.clear()
+        self._opened.add(digest)
         self._note(row.id)
         return user, row.info()
 
@@ -180,8 +189,15 @@ class ApiKeys:
         known = self._known.get(known_as)
         if known is not None and known[0] > now:
             return known[1]
+        if self._absent.get(known_as, 0.0) > now:
+            return None
         row = await self._db.read(lambda c: c.execute(query, values).one_or_none())
-        found = None if row is None else _row(row)
+        if row is None:
+            if len(self._absent) >= CACHE_KEYS:
+                self._absent.clear()
+            self._absent[known_as] = now + self.cache
+            return None
+        found = _row(row)
         if len(self._known) >= CACHE_KEYS:
             self._known.clear()
         self._known[known_as] = (now + self.cache, found)

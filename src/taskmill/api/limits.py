@@ -133,6 +133,12 @@ class Window:
         self._most = max(1, amount // SHARE)
         self._shares: dict[str, _Share] = {}
 
+    def check(self, key: str) -> None:
+        """RateLimited while a call would be refused, as far as this process remembers. Counts as nothing."""
+        share, now = self._shares.get(key), time.monotonic()
+        if share is not None and share.refused_until > now:
+            raise _too_many(self._name, share.refused_until - now)
+
     async def take(self, key: str) -> None:
         """One call. RateLimited says when the next may be made."""
         share = self._shares.get(key)
@@ -274,6 +280,12 @@ class Limiter:
                     await self._keys.take(session.key.id.hex())
             elif self._users is not None:
                 await self._users.take(session.user.id.hex())
+
+    def guess(self, peer: str) -> None:
+        """Before a key that may be made up is looked for. RateLimited: the address has used up its calls."""
+        with self._counted():
+            if self._peers is not None:
+                self._peers.check(peer)
 
     @asynccontextmanager
     async def login(self, account: str, peer: str) -> AsyncIterator[None]:

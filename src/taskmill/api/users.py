@@ -267,7 +267,9 @@ _by_ids: Final = _select.where(users.c.id.in_(sa.bindparam("ids", expanding=True
 _NEXT_VERSION: Final = users.c.token_version + 1
 _admins: Final = (
     sa.select(users.c.id)
-    .where(users.c.role == int(Role.ADMIN), users.c.disabled_at.is_(None))
+    .where(
+        users.c.role == int(Role.ADMIN), users.c.disabled_at.is_(None), users.c.password_hash != NO_PASSWORD
+    )
     .order_by(users.c.id)
     .limit(2)
     .with_for_update()

@@ -89,6 +89,7 @@ class KeyQueries:
             strawberry.ID | None, strawberry.argument(description="The last key of the page before.")
         ] = None,
     ) -> list[ApiKey]:
+        _no_worker_key(info, "apiKeys")
         owner, most, start = info.context.viewer().owner, checked_limit(limit), position(after)
         rows = await info.context.services.accounts.keys.list(owner, limit=most, after=start)
         return [ApiKey.of(row) for row in rows]
@@ -102,6 +103,7 @@ class KeyMutations:
     )
     async def create_api_key(self, info: Info, input: CreateApiKeyInput) -> CreatedApiKey:
         context = info.context
+        _no_worker_key(info, "createApiKey")
         viewer, new = context.viewer(), _new_key(input)
         by = context.session.key if context.session is not None else None
         text, row = await context.services.accounts.keys.create(viewer, new, by)
@@ -112,10 +114,17 @@ class KeyMutations:
         metadata=allow(*SIGNED_IN),
     )
     async def revoke_api_key(self, info: Info, id: strawberry.ID) -> ApiKey:
+        _no_worker_key(info, "revokeApiKey")
         owner, key_id = info.context.viewer().owner, parse_id(id)
         if key_id is None:
             raise NotFound("There is no such API key.")
         return ApiKey.of(await info.context.services.accounts.keys.revoke(key_id, owner))
+
+
+def _no_worker_key(info: Info, name: str) -> None:
+    """A worker's machine runs the code of others: its key works, and makes, shows and ends no keys."""
+    if info.context.viewer().role is Role.WORKER:
+        info.context.check_login(name)
 
 
 def _new_key(given: CreateApiKeyInput) -> NewKey:

@@ -116,7 +116,10 @@ class GraphQLView(GraphQL[Context, None]):
         if isinstance(request, Request):
             context.gone = request.is_disconnected
             try:
-                context.session = await self._session(bearer(request.headers.getlist("authorization")))
+                token = bearer(request.headers.getlist("authorization"))
+                if token is not None and self.services.tokens.unfamiliar(token):
+                    limiter.guess(context.peer)
+                context.session = await self._session(token)
             except Unauthenticated:
                 await limiter.call(None, context.peer)  # a guess counts as any call
                 raise
