@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from taskmill.errors import BadUserInput
 from taskmill.model.task import Renewal, Renewed
 from taskmill.worker.runners import State
 from tests.support import ROOT, Processes, running, wait_until
@@ -194,14 +195,14 @@ async def test_stale_outcomes_are_counted_and_dropped(source: FakeSource, make_a
 async def test_one_outcome_that_cannot_be_recorded_does_not_hold_up_others(
     source: FakeSource, make_app: MakeApp
 ) -> None:
-    """A refusal that is no outage: each goes alone, the guilty one ends as RESULT_INVALID."""
+    """It is refused as it is: each goes alone, the guilty one ends as RESULT_INVALID."""
     source.requeue = False
     ids = [source.add("WAIT", 0.1) for _ in range(3)]
     settle = source.settle
 
     async def refusing(batch):  # type: ignore[no-untyped-def]
         if any(claimed.id == ids[1] and outcome.result for claimed, outcome in batch):
-            raise RuntimeError("a value that SQL refuses")
+            raise BadUserInput("a value that SQL refuses")
         return await settle(batch)
 
     source.settle = refusing  # type: ignore[method-assign]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 
 from taskmill.model.clock import boottime
 from taskmill.model.task import Claimed, Ended, HandlerSpec, Outcome
+from taskmill.worker import settler
 from taskmill.worker.run import Book, Run
-from taskmill.worker.settler import BATCH, Settler
+from taskmill.worker.settler import BATCH, REFUSALS, Settler
 from tests.support import wait_until
 from tests.worker.kit import FakeSource
 
@@ -109,3 +111,50 @@ async def test_a_settle_on_its_way_ends_with_the_lease(desk: Desk) -> None:
     gate.set()
     assert await desk.settler.flush(5)
     assert [claimed.id for claimed, _ in desk.source.outcomes] == [fine.claimed.id]
+
+
+# -- an outcome that is refused, which is no outage ---------------------------------------------------------
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settler, "loop_delay", lambda failures, rng: 0.001)
+
+
+def refuse(source: FakeSource, run: Run, times: int, error: Exception) -> None:
+    """So many batches with the result of this run fail."""
+    settle, left = source.settle, iter(range(times))
+
+    async def refusing(batch: Sequence[tuple[Claimed, Outcome]]) -> list[bool]:
+        if any(c.id == run.claimed.id and o.result for c, o in batch) and next(left, None) is not None:
+            raise error
+        return await settle(batch)
+
+    source.settle = refusing  # type: ignore[method-assign]
+
+
+async def test_a_success_stays_one_after_an_error_that_is_not_its_fault(desk: Desk, at_once: None) -> None:
+    """Whatever fails in between: it is sent again as it is."""
+    run = desk.put()
+    refuse(desk.source, run, REFUSALS - 1, RuntimeError("a mistake of ours"))
+    assert await desk.settler.flush(20)
+    assert [(c.id, o.ended) for c, o in desk.source.outcomes] == [(run.claimed.id, Ended.SUCCEEDED)]
+
+
+async def test_what_can_never_be_recorded_is_given_up(desk: Desk, at_once: None) -> None:
+    """After so many tries its slot is free, and rescue has the task; nothing false is recorded."""
+    run = desk.put()
+    refuse(desk.source, run, 10**6, RuntimeError("a mistake of ours"))
+    assert await desk.settler.flush(20)
+    assert (run.closed, run.failures, desk.source.outcomes) == (True, REFUSALS, [])
+
+
+async def test_others_do_not_wait_for_what_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than there are lanes, resting for a minute: the one behind is settled."""
+    monkeypatch.setattr(settler, "loop_delay", lambda failures, rng: 60.0)
+    for _ in range(3):
+        refuse(desk.source, desk.put(), 10**6, RuntimeError("a mistake of ours"))
+    fine = desk.put()
+    await wait_until(lambda: fine.closed)
+    assert [c.id for c, _ in desk.source.outcomes] == [fine.claimed.id]
+    desk.settler.stop()

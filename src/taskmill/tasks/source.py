@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from sqlalchemy import exc
 
-from taskmill.errors import Unavailable
+from taskmill.errors import BadUserInput, Unavailable
 from taskmill.model.backoff import OUTAGES, loop_delay
 from taskmill.model.clock import boottime
 from taskmill.model.ids import new_id
@@ -87,11 +88,17 @@ class LocalSource:
         return await renew_leases(self._mill, leases)
 
     async def settle(self, batch: Sequence[tuple[Claimed, Outcome]]) -> list[bool]:
-        """One transaction. It is tried until the last of the leases has ended: after that rescue has them."""
+        """One transaction. It is tried until the last of the leases has ended: after that rescue has them. BadUserInput:
+        the database refuses a value."""
         patience = max(max(c.deadline for c, _ in batch) - boottime(), self._mill.options.lease / 3)
         while len(self._kept) > KEPT:
             self._kept.pop(next(iter(self._kept)))  # the oldest: of a lease that was lost unanswered
-        return await settle_batch(self._mill, batch, self._options.name, patience=patience, kept=self._kept)
+        try:
+            return await settle_batch(
+                self._mill, batch, self._options.name, patience=patience, kept=self._kept
+            )
+        except (exc.DataError, UnicodeError) as error:
+            raise BadUserInput("The database refuses a value of an outcome.") from error
 
     async def log(self, lines: Sequence[LogLine]) -> None:
         await self._logs.write(lines)

@@ -200,25 +200,35 @@ class RemoteSource:
     async def renew(self, leases: Sequence[Renewal]) -> Renewed:
         sent = boottime()
         found: dict[str, set[tuple[bytes, int]]] = {"HELD": set(), "CANCELLED": set(), "LOST": set()}
+        granted = self._lease
         for part in (leases[i : i + BATCH] for i in range(0, len(leases), BATCH)):
             given = api.Renewing(self.boot_id, [api.Lease(id_text(r.id), r.fence, r.progress) for r in part])
             answer = await self._api.ask(api.RENEW, min(TIMEOUT, max(self._lease / 3, 1.0)), input=given)
             for renewal, state in zip(part, answer.renew_tasks, strict=True):
                 found.get(state.state, found["LOST"]).add((renewal.id, renewal.fence))
+                if state.state != "LOST":
+                    granted = state.lease_seconds
         held, cancelled, lost = (frozenset(found[name]) for name in ("HELD", "CANCELLED", "LOST"))
-        return Renewed(held, cancelled, lost, sent + self._lease)
+        if granted != self._lease:  # the API was restarted with another setting
+            log.warning(
+                "leases hold for another time now: restart this worker", before=self._lease, now=granted
+            )
+            self._lease = granted
+        return Renewed(held, cancelled, lost, sent + granted)
 
     async def settle(self, batch: Sequence[tuple[Claimed, Outcome]]) -> list[bool]:
         """In calls of a bounded size. Unavailable: those that were recorded are answered so when they are sent again.
 
         What is no fault of an outcome, such as a key that is not taken now, is Unavailable too: outcomes are kept, as long
-        as their leases hold.
+        as their leases hold. TaskmillError: the API broke over it.
         """
         answers: list[bool] = []
         for part in _parts([_outcome(run, outcome) for run, outcome in batch]):
             given = api.Settling(self.boot_id, part)
             try:
                 answer = await self._api.ask(api.SETTLE, TIMEOUT, input=given)
+            except api.Broken as error:  # perhaps by one of these: each is tried alone then
+                raise TaskmillError(error.message) from None
             except (BadUserInput, PayloadTooLarge, Unavailable):
                 raise
             except TaskmillError as error:

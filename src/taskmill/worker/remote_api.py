@@ -23,6 +23,10 @@ CALM: Final = 10.0
 T = TypeVar("T")
 
 
+class Broken(Unavailable):
+    """INTERNAL: an error of the API itself, which may be over in a moment, or follow from what it was sent."""
+
+
 class _Out(msgspec.Struct, rename="camel"):
     """Sent: fields in camelCase."""
 
@@ -166,8 +170,12 @@ class State(_In):
     state: str
 
 
+class Renewal(State):
+    lease_seconds: float
+
+
 class Renewals(_In):
-    renew_tasks: list[State]
+    renew_tasks: list[Renewal]
 
 
 class Settlements(_In):
@@ -223,7 +231,9 @@ CLAIM: Final = Operation(
     ),
     Claims,
 )
-RENEW: Final = Operation(_mutation("renewTasks", "RenewTasksInput", "{ id fence state }"), Renewals)
+RENEW: Final = Operation(
+    _mutation("renewTasks", "RenewTasksInput", "{ id fence state leaseSeconds }"), Renewals
+)
 SETTLE: Final = Operation(_mutation("settleTasks", "SettleTasksInput", "{ id fence state }"), Settlements)
 LOG: Final = Operation(_mutation("appendLogs", "AppendLogsInput", ""), Taken)
 SUBMIT: Final = Operation(_mutation("submitTasks", "SubmitTasksInput", ""), Submitted)
@@ -289,7 +299,9 @@ class Api:
             ) from None
         if answer.errors:
             error = error_of(answer.errors)
-            if isinstance(error, RateLimited | Unavailable) or error.code in ("TIMEOUT", "INTERNAL"):
+            if error.code == "INTERNAL":
+                raise Broken(error.message)
+            if isinstance(error, RateLimited | Unavailable) or error.code == "TIMEOUT":
                 raise Unavailable(error.message)
             raise error
         if answer.data is None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from taskmill.errors import Unavailable
+from taskmill.errors import BadUserInput, PayloadTooLarge, Unavailable
 from taskmill.model.backoff import loop_delay
 from taskmill.model.task import Ended, Outcome
 from taskmill.worker.run import Run
@@ -23,8 +23,9 @@ BATCH: Final = 500
 LANES: Final = 2
 ENDING: Final = 5.0
 """Seconds for a settle that is cancelled to close its connection."""
-REFUSALS: Final = 3
-"""Settles of one outcome that may fail for a reason that is no outage, until the run is given up."""
+REFUSALS: Final = 8
+"""Settles of one outcome, alone, that may fail for a reason that is no outage, until the run is given up: over ten
+seconds and more."""
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class Settler:
         self._closed = closed
         self._buffer: deque[Run] = deque()
         self._lanes: set[asyncio.Task[None]] = set()
+        self._resting: dict[Run, asyncio.TimerHandle] = {}
         self._kicked = False
         self._outages = 0
         self._idle = asyncio.Event()
@@ -79,6 +81,8 @@ class Settler:
         """Gives up what is in flight. After `flush`."""
         for lane in self._lanes:
             lane.cancel()
+        for timer in self._resting.values():
+            timer.cancel()
 
     def _kick(self) -> None:
         self._kicked = False
@@ -88,7 +92,7 @@ class Settler:
                 lane = asyncio.get_running_loop().create_task(self._settle(batch))
                 self._lanes.add(lane)
                 lane.add_done_callback(self._left)
-        if not self._buffer and not self._lanes:
+        if not self._buffer and not self._lanes and not self._resting:
             self._idle.set()
 
     def _take(self) -> list[Run]:
@@ -153,7 +157,8 @@ class Settler:
         await asyncio.sleep(min(loop_delay(self._outages, self._rng), 2.0, near))
 
     async def _refused(self, batch: list[Run], error: Exception) -> None:
-        """Not an outage: one outcome of the batch may be the reason. Each goes alone; the guilty one is replaced."""
+        """Not an outage: one outcome of the batch may be the reason. Each goes alone. One that cannot be recorded as it
+        is, is replaced; after any other error it is sent again, for what succeeded must not fail by our own fault."""
         if len(batch) > 1:
             for run in batch:
                 if not self._expired(run):
@@ -161,17 +166,31 @@ class Settler:
             return
         run = batch[0]
         run.failures += 1
-        log.error("an outcome was refused", task=run.claimed.id.hex(), tries=run.failures, exc_info=error)
+        log.error(
+            "an outcome was refused",
+            task=run.claimed.id.hex(),
+            tries=run.failures,
+            error=str(error),
+            exc_info=error if run.failures == 1 else None,
+        )
         if run.failures >= REFUSALS:
             self._closed(run)  # its lease runs out, and rescue takes it
             return
-        run.outcome = Outcome(
-            Ended.FAILED,
-            error_type="RESULT_INVALID",
-            message=f"its outcome could not be recorded ({type(error).__name__})",
-        )
-        self._return(batch)
-        await asyncio.sleep(loop_delay(run.failures, self._rng))
+        if isinstance(error, BadUserInput | PayloadTooLarge):
+            run.outcome = Outcome(
+                Ended.FAILED,
+                error_type="RESULT_INVALID",
+                message=f"its outcome could not be recorded ({type(error).__name__})",
+            )
+        # Beside the lanes: others go on meanwhile.
+        run.settling = False
+        delay = loop_delay(run.failures, self._rng)
+        self._resting[run] = asyncio.get_running_loop().call_later(delay, self._rested, run)
+
+    def _rested(self, run: Run) -> None:
+        del self._resting[run]
+        self._return([run])
+        self._kick()
 
     def _return(self, batch: list[Run]) -> None:
         for run in reversed(batch):

@@ -33,6 +33,7 @@ class Source(Protocol):
     async def settle(self, batch: Sequence[tuple[Claimed, Outcome]]) -> list[bool]:
         """Records outcomes and returns when they are committed, an answer each, in order. False: stale, another run
         has the task. Unavailable: after retries of its own; the caller may try again while it holds the leases.
+        BadUserInput, PayloadTooLarge: one of them can never be recorded as it is; nothing was.
         """
 
     async def log(self, lines: Sequence[LogLine]) -> None:
