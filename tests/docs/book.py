@@ -41,7 +41,7 @@ if inspect.iscoroutine(done):
 
 class Book:
     def __init__(self, folder: Path, library: Book | None = None) -> None:
-        """With a library, a page that starts no installation itself reads in the library's, which is started once."""
+        """With a library, a page reads in that installation, which is started once, until it starts one itself."""
         self.folder = folder
         self.library = library
         self.port = free_port()
@@ -86,21 +86,33 @@ class Book:
 
     def serve(self, app: str | None = None) -> None:
         """`taskmill up`, anew when one runs. The API key of its ADMIN is in the environment from here on."""
-        if self.library:
-            if not self.library.serving:
-                self.library.serve()
-            self._borrow(self.library)
-            return
+        self._own()
         self.stop()
         command = "taskmill up" + (f" --app {app}" if app else "")
         self._shell(command)
         self._enter()
 
-    def _borrow(self, library: Book) -> None:
-        self.port, self.base = library.port, library.base
-        self._token, self._keys = library._token, library._keys
-        for name in ("PORT", "TASKMILL_API_URL", "TASKMILL_API_KEY"):
-            self.environment[name] = library.environment[name]
+    def _need(self) -> None:
+        """An installation, whichever: the library's, before this page has started one itself."""
+        if self.serving:
+            return
+        if self.library is None:
+            self.serve()
+            return
+        self.library._need()
+        self._at(self.library.port)
+        self._token, self._keys = self.library._token, self.library._keys
+        self.environment["TASKMILL_API_KEY"] = self.library.environment["TASKMILL_API_KEY"]
+
+    def _own(self) -> None:
+        """From here on the page has an installation of its own."""
+        if self.library is not None:
+            self.library, self._token, self._keys = None, "", {}
+            self._at(free_port())
+
+    def _at(self, port: int) -> None:
+        self.port, self.base = port, f"http://127.0.0.1:{port}"
+        self.environment |= {"PORT": str(port), "TASKMILL_API_URL": self.base}
 
     @property
     def serving(self) -> bool:
@@ -218,11 +230,12 @@ class Book:
         text = self._filled(block)
         starts = bool(re.search(r"\b(make|taskmill) +(up|api|dev)\b", text))
         if starts:
+            self._own()
             self.stop()  # its reader has pressed Ctrl-C
             self._token = ""
-        elif re.search(r"\b(taskmill|curl|examples|API)\b|TASKMILL_API", text) and not self.serving:
-            self.serve()
-            text = self._filled(block)
+        elif re.search(r"\b(taskmill|curl|examples)\b|TASKMILL_API", text):
+            self._need()
+        text = self._filled(block)
         # A service comes back here when it is ready: sent to the background it would not be waited for.
         text = re.sub(r"(\btaskmill +(?:up|api|worker|scheduler)\b[^&\n]*)&(?!&)", r"\1;", text)
         fails = int(block.told.get("fails", "0"))
@@ -244,17 +257,15 @@ class Book:
             file = f"{name[1]}.py" if name else "tasks.py"
             self._file(Block(block.page, block.line, "python", block.text, {"file": file}))
             return
-        if not self.serving:
-            self.serve()
-            text = self._filled(block)
+        self._need()
+        text = self._filled(block)
         self._python = self._python + text if "continues" in block.told else text
         script = self.work / "block.py"
         script.write_text(self._python, encoding="utf-8")
         self._execute(block, [sys.executable, "-W", "error", "-c", RUN, str(script)])
 
     def _graphql(self, block: Block) -> None:
-        if not self.serving:
-            self.serve()
+        self._need()
         text = block.text
         if re.search(r'"(…|task-id-here)"', text):
             made = self.ask('mutation { createTask(input: {title: "of the docs"}) { id } }')

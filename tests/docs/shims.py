@@ -1,5 +1,5 @@
 """Stands in for `make` and `taskmill` while the shell blocks of a page run: what would run until Ctrl-C is started in the
-background, and the block goes on when it is ready. All else is the real program."""
+background, and the block goes on when it is ready. All else is the real program; a load test makes fewer tasks."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def main() -> int:
             return 0  # this is the test
         extra = next((a.removeprefix("ARGS=") for a in rest if a.startswith("ARGS=")), "")
         arguments = [{"dev": "up"}.get(target, target), *shlex.split(extra)]
+    if arguments[:1] == ["load-test"]:
+        arguments = [{"1000": "200"}.get(a, a) for a in arguments]
     if not arguments or arguments[0] not in SERVICES:
         os.execv(os.environ["DOCS_TASKMILL"], [os.environ["DOCS_TASKMILL"], *arguments])
     return serve([a for a in arguments if a != "--reload"])

@@ -18,12 +18,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_BLOCKS = [page for page in PAGES if blocks(page)]
 
 
-STARTS = re.compile(r"\b(make|taskmill) +(up|api|dev|migrate|users)\b|changePassword|logoutEverywhere")
-
-
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Book]:
-    """An installation for all pages that start none and leave it as it was; it starts when the first of them needs it."""
+    """An installation for all pages, until they start one themselves; it starts when the first of them needs it."""
     book = Book(tmp_path_factory.mktemp("library"))
     try:
         yield book
@@ -32,9 +29,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Book]:
 
 
 @pytest.fixture
-def book(page: Path, library: Book, tmp_path: Path) -> Iterator[Book]:
-    alone = any("serve" in b.told or STARTS.search(b.text) for b in blocks(page))
-    book = Book(tmp_path, None if alone else library)
+def book(library: Book, tmp_path: Path) -> Iterator[Book]:
+    book = Book(tmp_path, library)
     try:
         yield book
     finally:
