@@ -108,7 +108,7 @@ VALUES: list[tuple[Any, Any, Any]] = [
     (Holder, Holder(Options(quality=3)), {"inner": {"quality": 3, "when": None, "tags": []}, "plain": None}),
     (
         Strict,
-        Strict(id=ID, at=datetime(2026, 1, 2, tzinfo=UTC), tags={"t"}, numbers="[1]"),
+        Strict(id=ID, at=datetime(2026, 1, 2, tzinfo=UTC), tags={"t"}, numbers="[1]"),  # type: ignore[arg-type]
         {"id": str(ID), "at": "2026-01-02T00:00:00Z", "tags": ["t"], "page": None, "numbers": "[1]"},
     ),
     (HttpUrl, HttpUrl("http://a.example/b"), "http://a.example/b"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from random import Random
@@ -158,10 +158,10 @@ class Bench:
         """`drain` for tests without an event loop; async handlers get one of their own."""
         return asyncio.run(self.drain(advance=advance, check=check))
 
-    def add(self, draft: Draft) -> Job:
+    def add(self, draft: Draft, id: str | None = None) -> Job:
         """Keeps it, as if it had been submitted. From any thread."""
         with self._lock:
-            job = Job.of(draft, id_text(new_id()), self.clock.now())
+            job = Job.of(draft, id or id_text(new_id()), self.clock.now())
             self.jobs.append(job)
         if self._eager and self._worker is not None and job.status is Status.QUEUED:
             self._worker.loop.call_soon_threadsafe(self._start, job)
@@ -275,6 +275,12 @@ class _Connector:
 
     def now(self) -> datetime:
         return self._bench.clock.now()
+
+    def submit_in(self, connection: object, draft: Draft, wrap: Callable[[str], Any]) -> Any:
+        from taskmill.testing.within import on_commit  # few tests need it
+
+        new = id_text(new_id())
+        return on_commit(connection, lambda: self._bench.add(draft, new), wrap(new))
 
 
 def _type_of(which: Which) -> str | None:
