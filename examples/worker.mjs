@@ -7,7 +7,7 @@
 // crash, so make what a handler does safe to do again.
 
 import { randomUUID } from "node:crypto";
-import { hostname } from "node:os";
+import { hostname, uptime } from "node:os";
 
 // A handler gets the task and { signal, progress, log, submit }. What it returns is the result; what it throws fails
 // the run, which is tried again unless the error has `retryable = false`. `signal` is aborted when the run should stop.
@@ -49,7 +49,10 @@ let lease = 30_000; // milliseconds; the API tells
 let free = () => {}; // called when a slot becomes free
 let claiming = new AbortController();
 
-const now = () => performance.now();
+const FENCE = 0.8; // of a lease: what could not be renewed for so long is given up
+const LINES = 1000; // of one run: the API keeps no more
+const now = () => uptime() * 1000; // it goes on while the machine sleeps, as leases do
+const left = (run) => run.until - (1 - FENCE) * lease - now(); // milliseconds in which something may be sent for it
 const say = (event, more = {}) => console.log(JSON.stringify({ event, ...more }));
 
 function sleep(ms, signal) {
@@ -93,15 +96,16 @@ async function call(field, type, selection, input, { seconds = 10, signal } = {}
   throw new Refused(extensions.code, message, AGAIN.has(extensions.code), wait);
 }
 
-// Every call is safe to send again as it is: with backoff and jitter, until `until` has come.
-async function insist(until, ...args) {
+// Every call is safe to send again as it is: with backoff and jitter, while there is time.
+async function insist(time, ...args) {
   for (let tries = 1; ; tries++) {
     try {
       return await call(...args);
     } catch (error) {
-      const wait = Math.max(error.after ?? 0, Math.random() * Math.min(5000, 200 * 2 ** tries));
-      if (!error.again || now() + wait > until) throw error;
-      await sleep(wait);
+      if (!error.again) throw error;
+      const wait = Math.min(Math.random() * Math.min(5000, 200 * 2 ** tries), time() / 2);
+      await sleep(Math.max(error.after, wait, 50)); // meanwhile a renewal may give it more time
+      if (time() <= 0) throw error;
     }
   }
 }
@@ -115,8 +119,8 @@ async function execute(run) {
     signal: abort.signal,
     progress: (value) => (run.progress = value),
     log: (message, fields, level = "info") =>
-      run.lines.push({ id: task.id, fence: task.fence, message: String(message), fields, level }),
-    submit: (inputs) => insist(run.until, "submitTasks", "SubmitTasksInput", "", { ...mine, operationId: randomUUID(), inputs }),
+      ++run.said <= LINES && run.lines.push({ id: task.id, fence: task.fence, message: String(message), fields, level }),
+    submit: (inputs) => insist(run.time, "submitTasks", "SubmitTasksInput", "", { ...mine, operationId: randomUUID(), inputs }),
   };
   let settle;
   try {
@@ -135,9 +139,9 @@ async function execute(run) {
         }];
   }
   try {
-    await flush(run);
+    while (run.lines.length && !run.lost) await flush(run);
     const [field, type, more] = settle;
-    if (!run.lost) await insist(run.until, field, type, "{ state }", { ...mine, ...more });
+    if (!run.lost) await insist(run.time, field, type, "{ state }", { ...mine, ...more });
     say("settled", { call: field, id: task.id, lost: run.lost });
   } catch (error) {
     say("not settled", { id: task.id, code: error.code, error: error.message }); // another worker will run it
@@ -156,7 +160,8 @@ async function flush(run) {
 
 function begin(task, sent, waited) {
   lease = task.leaseSeconds * 1000;
-  const run = { key: `${task.id} ${task.fence}`, task, abort: new AbortController(), lines: [] };
+  const run = { key: `${task.id} ${task.fence}`, task, abort: new AbortController(), lines: [], said: 0 };
+  run.time = () => (run.lost ? 0 : left(run));
   run.until = sent + waited * 1000 + lease;
   runs.set(run.key, run);
   return run;
@@ -168,15 +173,16 @@ function stop(run, reason) {
   run.abort.abort(new Error(`the run was stopped: ${reason}`));
 }
 
-// ---- leases: renewed every third; one that could not be, for 0.8 of it, is given up, and nothing more is sent for it ----
+// ---- leases: renewed every third; one that could not be in time is given up, and nothing more is sent for it ------------
 
 async function renew() {
   const held = [...runs.values()].filter((run) => !run.lost);
   if (!held.length) return;
   const sent = now();
   const leases = held.map(({ task, progress }) => ({ id: task.id, fence: task.fence, progress }));
-  const answer = await call("renewTasks", "RenewTasksInput", "{ id fence state }", { worker, leases }, { seconds: lease / 3000 });
-  for (const { id, fence, state } of answer) {
+  const answer = await call("renewTasks", "RenewTasksInput", "{ id fence state leaseSeconds }", { worker, leases }, { seconds: lease / 3000 });
+  for (const { id, fence, state, leaseSeconds } of answer) {
+    if (state !== "LOST") lease = leaseSeconds * 1000;
     const run = runs.get(`${id} ${fence}`);
     if (!run) continue;
     if (state === "LOST") lose(run);
@@ -195,10 +201,15 @@ async function keep() {
   for (;;) {
     const last = now();
     await renew().catch((error) => say("renew failed", { error: error.message }));
-    while (now() - last < lease / 3) {
-      await sleep(Math.min(200, lease / 12));
-      for (const run of runs.values()) if (!run.lost && run.until - 0.2 * lease < now()) lose(run);
-    }
+    await sleep(Math.max(lease / 30, last + lease / 3 - now()));
+  }
+}
+
+// Beside the renewals: a call that hangs must not hold up the look at the clock.
+async function watch() {
+  for (;;) {
+    for (const run of runs.values()) if (!run.lost && left(run) <= 0) lose(run);
+    await sleep(Math.min(200, lease / 20));
   }
 }
 
@@ -222,7 +233,8 @@ async function work() {
       answer = await claim(asked, { seconds: 30, signal: claiming.signal });
     } catch (error) {
       if (stopping) break;
-      if (!error.again) throw error; // a wrong key, a wrong queue: nothing that time heals
+      // A wrong key, a wrong queue: nothing that time heals. CONFLICT: this API has too many workers now.
+      if (!error.again && error.code !== "CONFLICT") throw error;
       if (failures++ === 0) say("claim failed", { error: error.message });
       await sleep(Math.max(error.after, Math.random() * Math.min(5000, 200 * 2 ** failures)));
       continue; // with the same operationId: what the lost answer brought comes again
@@ -230,18 +242,23 @@ async function work() {
     failures = 0;
     operationId = randomUUID();
     const claimed = answer.tasks.map((task) => begin(task, sent, answer.waitedSeconds));
-    for (const run of claimed.filter(({ task }) => task.suspect)) await execute(run);
-    for (const run of claimed.filter(({ task }) => !task.suspect)) execute(run);
+    const suspect = claimed.find(({ task }) => task.suspect);
+    if (!suspect) claimed.forEach(execute);
+    else await Promise.all([execute(suspect), ...claimed.filter((run) => run !== suspect).map(release)]);
   }
   // What a claim that was broken off has brought all the same is given back unstarted.
   const sent = now();
-  const left = await claim({ operationId, again: true }).catch(() => ({ tasks: [], waitedSeconds: 0 }));
-  for (const task of left.tasks) {
-    const run = begin(task, sent, left.waitedSeconds);
-    stop(run, "DRAIN");
-    await insist(run.until, "releaseTask", "ReleaseTaskInput", "{ state }", { worker, id: task.id, fence: task.fence });
-    runs.delete(run.key);
-  }
+  const late = await claim({ operationId, again: true }).catch(() => ({ tasks: [], waitedSeconds: 0 }));
+  await Promise.all(late.tasks.map((task) => release(begin(task, sent, late.waitedSeconds))));
+}
+
+// Gives a task back that was not begun.
+async function release(run) {
+  const { id, fence } = run.task;
+  await insist(run.time, "releaseTask", "ReleaseTaskInput", "{ state }", { worker, id, fence, operationId: randomUUID() })
+    .catch((error) => say("not released", { id, code: error.code, error: error.message }));
+  runs.delete(run.key);
+  free();
 }
 
 async function shutDown(signal) {
@@ -264,9 +281,11 @@ if (!key) {
   console.error("TASKMILL_API_KEY is not set: make a key of the role WORKER with createApiKey");
   process.exit(2);
 }
-const session = await insist(now() + 30_000, "registerWorker", "RegisterWorkerInput", "{ leaseSeconds }", { ...me, slots });
+const began = now();
+const session = await insist(() => began + 30_000 - now(), "registerWorker", "RegisterWorkerInput", "{ leaseSeconds }", { ...me, slots });
 lease = session.leaseSeconds * 1000;
 say("ready", { worker, queues, types: me.types, lease });
 const done = work();
 keep();
+watch();
 await done;
