@@ -1,7 +1,8 @@
 """Writes docs/reference/ from the code; `--check` says which page is stale instead (exit 1).
 
 settings from the settings model, the GraphQL schema from Strawberry, metrics from the probes, errors from the tree,
-states from the transition table, and who may do what from the fields of the schema.
+states from the transition table, who may do what from the fields of the schema, and the
+command line from its app.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ ROLES_NOTE = (
     "What is empty is refused: `UNAUTHENTICATED` without a login (nobody), `FORBIDDEN` with another role. USER: the own tasks, "
     "schedules and keys; what is another's is `NOT_FOUND`. ADMIN: all of them. An API key has the role that it was made "
     "with. A field that says nothing of roles is for no one."
+)
+CLI_NOTE = (
+    "How to use it: [command line](../howto/command-line.md). An error is one line on standard error; what a command prints "
+    "on standard output is its result."
 )
 
 
@@ -171,6 +176,16 @@ def roles() -> str:
     return "\n".join(lines) + "\n"
 
 
+def cli() -> str:
+    from taskmill.cli import STATUSES
+    from taskmill.cli.commands import app
+
+    lines = ["# Command line", "", NOTE.strip(), "", CLI_NOTE, "", "| Exit status | What it says |", "| ---: | --- |"]
+    lines += [f"| {status} | {about} |" for status, about in STATUSES.items()]
+    text = app.generate_docs(heading_level=2).replace("```console", "```text")
+    return "\n".join(lines) + "\n\n" + text.strip() + "\n"
+
+
 WRITERS = {
     "settings.md": settings,
     "schema.graphql": schema,
@@ -178,6 +193,7 @@ WRITERS = {
     "errors.md": errors,
     "states.md": states,
     "roles.md": roles,
+    "cli.md": cli,
 }
 
 

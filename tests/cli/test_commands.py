@@ -177,6 +177,8 @@ class Person(NamedTuple):
     name: str
     role: Any
     created_at: datetime
+    id: bytes = bytes(16)
+    disabled: bool = False
 
 
 class Accounts:
@@ -190,10 +192,10 @@ class Accounts:
     async def set_role(self, email: str, role: Any) -> Person:
         return Person(email, "x", role, TIME)
 
-    async def list(self) -> list[Person]:
+    async def list(self, *, limit: int, after: bytes | None) -> list[Person]:
         from taskmill.api.users import Role
 
-        return [Person("a@b.example", "A\x1b[31m\tB", Role.ADMIN, TIME)]
+        return [] if after else [Person("a@b.example", "A\x1b[31m\tB", Role.ADMIN, TIME)]
 
 
 def test_a_user_is_made_with_a_password_from_standard_input(
@@ -229,8 +231,9 @@ def test_users_are_listed_one_a_line(compose: Compose, capfd: pytest.CaptureFixt
     """What a user typed cannot make a line or a column of its own."""
     compose.accounts = Accounts()
     assert main(["users", "list"]) == 0
-    line = "ADMIN\t2026-11-24T00:00:00.000Z\ta@b.example\tA\\x1b[31m\\tB\n"
-    assert capfd.readouterr().out == line
+    _, line = capfd.readouterr().out.splitlines()
+    nil = "00000000-0000-0000-0000-000000000000"
+    assert line == f"{nil}  ADMIN  active  2026-11-24T00:00:00Z  a@b.example  A\\x1b[31m\\tB"
 
 
 # -- as a process ----------------------------------------------------------------------------------------
@@ -246,7 +249,7 @@ def test_version_and_help(processes: Processes) -> None:
     """Both are on standard output; help names every command."""
     assert re.fullmatch(rb"\d+\.\d+\.\d+\n", taskmill("--version").stdout)
     text = taskmill("--help").stdout
-    names = (b"up", b"api", b"worker", b"scheduler", b"migrate", b"users", b"load-test")
+    names = b"up api worker scheduler migrate users load-test tasks schedules keys queues workers completion".split()
     assert [name for name in names if not re.search(rb"\b%s\b" % name, text)] == []
 
 
@@ -281,7 +284,7 @@ def test_a_password_is_asked_for_without_showing_it(processes: Processes, tmp_pa
     assert b"me@x.example (ADMIN)" in shown
     assert status == 0
     listed = taskmill("users", "list", cwd=tmp_path)
-    assert listed.stdout.startswith(b"ADMIN\t")
+    assert b"  ADMIN  active  " in listed.stdout
 
 
 @pytest.mark.parametrize("how", ["reader gone", "closed"])

@@ -79,7 +79,7 @@ class Model(BaseSettings):
     trusted_proxies: Networks = setting("TASKMILL_TRUSTED_PROXIES", (), "addresses or networks such as 10.0.0.0/8, separated by commas", "Proxies before the API: their X-Forwarded-For says who calls, their X-Forwarded-Proto whether by https.")
     bcrypt_rounds: int = count("TASKMILL_BCRYPT_ROUNDS", 12, 4, 16, "Cost of a password's hash; each step doubles it.")
     # from elsewhere: programs and workers that reach a Taskmill by its API alone
-    api_url: ApiUrl | None = setting("TASKMILL_API_URL", None, AN_API, "The API of a Taskmill elsewhere: for remote workers, the client and the command line.")
+    api_url: ApiUrl | None = setting("TASKMILL_API_URL", None, AN_API, "The API of a Taskmill elsewhere: for remote workers, the client and the command line.", secret=True)
     api_key: str | None = setting("TASKMILL_API_KEY", None, A_KEY, "What it is asked with.", secret=True, pattern=r"^[!-~]{8,4096}$")
     service_user: str = text("TASKMILL_SERVICE_USER", "service", A_NAME, forms.NAME, "Whose tasks are those that programs submit straight to the record, and the schedules that an app declares.")
     # how often one may ask; 0 turns a limit off
