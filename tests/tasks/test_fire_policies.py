@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,7 +18,8 @@ from taskmill.tasks import fire as firing
 from taskmill.tasks import schedules
 from taskmill.tasks.cancel import signal
 from taskmill.tasks.fire import BATCH, NEWEST, WAITING
-from taskmill.tasks.schedules import Fired, ScheduleChanges
+from taskmill.tasks.schedules import Fired, ScheduleChanges, ScheduleRow
+from taskmill.tasks.submit import submit
 from taskmill.upkeep.fire import fire_due, release_waiting
 from tests.tasks.kit import ANN, DONE, World
 from tests.tasks.schedule_kit import (
@@ -197,6 +199,49 @@ async def test_a_paused_schedule_keeps_what_waits(world: World) -> None:
     await schedules.change(world.mill, row.id, None, ScheduleChanges(enabled=True))
     await release_waiting(world.mill, 1.0)
     assert len(await world.rows()) == 2
+
+
+async def one_waits(world: World, name: str = "s", **changes: Any) -> ScheduleRow:
+    """A schedule with a fire that waits and no task that it waits for."""
+    row = await make(world, schedule(name, overlap=Overlap.QUEUE, **changes))
+    for n in (0, 1):
+        await fire_at(world, row.id, n)
+    [first, _] = await fired(world, row.id)
+    assert first.task_id is not None
+    await world.settle(((await world.take([first.task_id])).claimed[0], DONE))
+    return row
+
+
+async def test_what_waits_of_a_disabled_user_waits_on(world: World) -> None:
+    """Until the user is enabled."""
+    now = await world.now()
+    values = {"id": ANN, "email": "a@b.c", "name": "a", "password_hash": "x", "role": 1, "created_at": now}
+    await world.db.write(lambda c: c.execute(sa.insert(schema.users).values(disabled_at=now, **values)))
+    row = await one_waits(world)
+    await release_waiting(world.mill, 1.0)
+    assert outcomes(await fired(world, row.id)) == [S, W]
+    await world.db.write(lambda c: c.execute(sa.update(schema.users).values(disabled_at=None)))
+    await release_waiting(world.mill, 1.0)
+    assert outcomes(await fired(world, row.id)) == [S, S]
+
+
+async def test_what_waits_and_is_refused_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record does not take its task: REFUSED, nothing of it waits any more; the others get theirs."""
+    bad, good = await one_waits(world, "bad", title="refused"), await one_waits(world, "good")
+
+    def refuse(connection: Any, new: Any) -> Any:
+        if any(task.title == "refused" for _, task in new):
+            raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+        return submit(connection, new)
+
+    monkeypatch.setattr(firing, "submit", refuse)
+    await release_waiting(world.mill, 1.0)
+    assert outcomes(await fired(world, bad.id)) == [S, Fired.REFUSED]
+    assert (await look(world, bad.id)).waiting == 0
+    assert outcomes(await fired(world, good.id)) == [S, S]
+    await one_task_per_fire(world)
 
 
 async def test_cancel_running_ends_the_one_before(world: World) -> None:

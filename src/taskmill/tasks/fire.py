@@ -279,9 +279,13 @@ def task_of(row: ScheduleRow, at: datetime | None) -> NewTask:
 
 
 def waiting_query(limit: int) -> sa.Select[Any]:
-    """Schedules whose fires wait, by their index: by the primary key all the others would be read. Parameter: after."""
-    query = select_lean().where(
-        _S.waiting > 0, _S.enabled == 1, _S.id > sa.bindparam("after", type_=_S.id.type)
+    """Schedules whose fires wait, by their index: by the primary key all the others would be read. Those of a user who
+    is disabled wait on, as paused ones do. Parameter: after."""
+    query = (
+        select_lean()
+        .select_from(sa.outerjoin(schedules, users, users.c.id == _S.user_id))
+        .where(_S.waiting > 0, _S.enabled == 1, users.c.disabled_at.is_(None))
+        .where(_S.id > sa.bindparam("after", type_=_S.id.type))
     )
     for server in ("mysql", "mariadb"):
         query = query.with_hint(schedules, "FORCE INDEX (ix_schedules_waiting)", server)
@@ -302,7 +306,7 @@ def release(connection: Connection, ids: Sequence[bytes]) -> Made:
     made = Made()
     rows = connection.execute(
         select_schedules()
-        .where(_S.id.in_(ids), _S.waiting > 0, _S.enabled == 1)
+        .where(_S.id.in_(ids), _S.waiting + 0 > 0, _S.enabled == 1)  # by the primary key, however few wait
         .order_by(_S.id)
         .with_for_update(skip_locked=True)
     )
@@ -329,6 +333,23 @@ def release(connection: Connection, ids: Sequence[bytes]) -> Made:
         connection.execute(sa.update(schedules).where(_S.id == row.id).values(values))
     if new:
         made.rows = submit(connection, new)
+    return made
+
+
+def refuse_waiting(connection: Connection, schedule_id: bytes) -> Made:
+    """No task for any of its fires that wait: the record does not take it."""
+    made = Made()
+    own = sa.select(_S.id).where(_S.id == schedule_id).with_for_update()
+    if connection.execute(own).one_or_none() is None:
+        return made
+    waiting = sa.select(_F.nominal_at).where(_F.schedule_id == schedule_id, _F.outcome == int(Fired.WAITING))
+    for at in list(connection.execute(waiting).scalars()):
+        values = {"outcome": int(Fired.REFUSED), "at": db_now()}
+        connection.execute(
+            sa.update(fires).where(_F.schedule_id == schedule_id, _F.nominal_at == at).values(values)
+        )
+        made.fires.append((schedule_id, at, Fired.REFUSED, None))
+    connection.execute(sa.update(schedules).where(_S.id == schedule_id).values(waiting=0))
     return made
 
 

@@ -33,6 +33,7 @@ from taskmill.tasks.fire import (
     idle_waiters,
     next_due,
     plan,
+    refuse_waiting,
     release,
 )
 from taskmill.tasks.mill import Mill
@@ -46,6 +47,8 @@ PAGE: Final = 100
 _S: Final = schedules.c
 _F: Final = fires.c
 _ZONES: Final = "zones"
+_REFUSALS: Final = (exc.DataError, exc.IntegrityError, UnicodeError)
+"""What the record says to a task that it does not take."""
 
 
 async def fire_due(mill: Mill, late: Late, poll: float) -> float:
@@ -72,13 +75,29 @@ async def release_waiting(mill: Mill, poll: float) -> float:
         start = after
         idle, after = await mill.db.read(lambda c, start=start: idle_waiters(c, start, PAGE))  # type: ignore[misc]
         for begin in range(0, len(idle), BATCH):
-            ids = idle[begin : begin + BATCH]
-            made = await mill.db.write(
-                lambda c, ids=ids: release(c, ids),  # type: ignore[misc]
-                resend=lambda c, ids=ids: release(c, ids),  # type: ignore[misc]
-            )
-            await _announce(mill, made)
+            await _release(mill, idle[begin : begin + BATCH])
     return poll
+
+
+async def _release(mill: Mill, ids: Sequence[bytes]) -> None:
+    """All of them in one transaction; when the record refuses it, each in its own."""
+
+    def work(connection: Connection) -> Made:
+        return release(connection, ids)
+
+    def refuse(connection: Connection) -> Made:
+        return refuse_waiting(connection, ids[0])
+
+    try:
+        made = await mill.db.write(work, resend=work)
+    except _REFUSALS as error:
+        if len(ids) > 1:
+            for one in ids:
+                await _release(mill, [one])
+            return
+        log.warning("fire.refused", schedule=id_text(ids[0]), error=type(error).__name__)
+        made = await mill.db.write(refuse, resend=refuse)
+    await _announce(mill, made)
 
 
 def _plan(row: ScheduleRow, active: bool, now: datetime, late: Late) -> Plan:
@@ -106,13 +125,13 @@ async def _carry_out(mill: Mill, plans: Sequence[Plan]) -> int:
     """All of them in one transaction; when the record refuses it, each in its own. How many fires were seen to."""
     try:
         return await _write(mill, plans)
-    except (exc.DataError, exc.IntegrityError, UnicodeError):
+    except _REFUSALS:
         log.info("fire.one_by_one", schedules=len(plans))
     moved = 0
     for one in plans:
         try:
             moved += await _write(mill, [one], careful=True)
-        except (exc.DataError, exc.IntegrityError, UnicodeError) as error:
+        except _REFUSALS as error:
             log.warning("fire.refused", schedule=id_text(one.id), error=type(error).__name__)
             stop = Plan(one.id, one.version, one.due, refused=(one.due,))
             moved += await _write(mill, [stop], careful=True)
