@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -243,15 +245,15 @@ async def test_key_is_revoked(api: Api) -> None:
 
 
 @pytest.mark.usefixtures("watched")
-async def test_token_runs_out(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_token_runs_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that runs out ends its connection, though nothing is asked of it."""
-    monkeypatch.setattr(auth, "LEEWAY", timedelta(0))
-    async with running(store_url, expiration=timedelta(seconds=3)) as api:
-        await api.register("user")
-        async with api.socket() as client:
-            await client.subscribe(UPDATES)
-            code, reason = await client.closed()
-            assert (code, reason) == (4403, "The token has expired. Log in again.")
+    ending = auth.LEEWAY + timedelta(hours=1)
+    async with api.socket() as client:
+        await client.subscribe(UPDATES)
+        await wait_until(lambda: api.feed.following == 1)
+        monkeypatch.setattr(auth, "time", SimpleNamespace(time=lambda: time.time() + ending.total_seconds()))
+        code, reason = await client.closed()
+        assert (code, reason) == (4403, "The token has expired. Log in again.")
 
 
 @pytest.mark.usefixtures("watched")

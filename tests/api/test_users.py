@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from taskmill.api import users as users_module
 from taskmill.api.identity import CACHE_SECONDS, Role
+from taskmill.api.schema import socket as socket_module
 from taskmill.model.clock import boottime
 from taskmill.sql.schema import users
 from taskmill.tasks.service import service_user
@@ -200,11 +201,14 @@ class TestEnding:
     @pytest.mark.parametrize("how", list(ENDINGS))
     async def test_bounded(self, api: Api, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
         """What another process changed counts here after CACHE_SECONDS, whatever this one remembers."""
+        start = boottime()
+        monkeypatch.setattr(users_module, "boottime", lambda: start)
+        api.accounts._known.clear()
         assert await status(api) == 200
         await api.db.write(lambda c: c.execute(ENDINGS[how]()))
         assert await status(api) == 200
         assert CACHE_SECONDS <= 5
-        monkeypatch.setattr(users_module, "boottime", lambda: boottime() + CACHE_SECONDS)
+        monkeypatch.setattr(users_module, "boottime", lambda: start + CACHE_SECONDS)
         assert await status(api) == 401
 
     async def test_at_once_here(self, api: Api) -> None:
@@ -214,10 +218,13 @@ class TestEnding:
         assert await status(api) == 401
 
     @pytest.mark.parametrize("sql_engine", ["mariadb", "mysql"], indirect=True)
-    async def test_elsewhere(self, store_url: str) -> None:
+    async def test_elsewhere(self, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A second server turns the token away, and ends the WebSocket that it opened there."""
+        assert CACHE_SECONDS + 1.2 * socket_module.WATCH < 5
+        monkeypatch.setattr(socket_module, "WATCH", 0.05)
         async with AsyncExitStack() as stack:
             one, two = [await stack.enter_async_context(running(store_url)) for _ in range(2)]
+            two.accounts.cache = 0.1
             token = two.token = await one.register("user")
             async with two.socket() as socket:
                 await socket.subscribe("subscription { taskUpdated { id } }")
@@ -226,8 +233,8 @@ class TestEnding:
                 async def out() -> bool:
                     return await status(two, token) == 401
 
-                await wait_until(out, 5)
-                assert (await socket.closed(5))[0] == 4403
+                await wait_until(out)
+                assert (await socket.closed())[0] == 4403
 
     async def test_socket(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         """A WebSocket runs nothing more for a login that has ended."""
