@@ -139,6 +139,24 @@ async def test_the_next_fires_say_what_the_clocks_do(api: Api) -> None:
     ]
 
 
+async def test_what_does_not_exist_before_the_first_of_the_next_fires_is_told(api: Api) -> None:
+    """It is the first one that jumped over it."""
+    made = await create(
+        api,
+        "nextFires(n: 2) { at note }",
+        cron="*/30 2 * * *",
+        timezone="Europe/Berlin",
+        startsAt="2037-03-28T12:00:00Z",
+    )
+    assert made["nextFires"] == [
+        {
+            "at": "2037-03-30T00:00:00.000Z",
+            "note": "02:00 does not exist on 2037-03-29 in Europe/Berlin: not run",
+        },
+        {"at": "2037-03-30T00:30:00.000Z", "note": None},
+    ]
+
+
 async def test_the_next_fire_is_the_first_of_the_next_fires(api: Api) -> None:
     """Also the one that is due at this moment."""
     made = await create(api, "nextFire nextFires(n: 50) { at note }", cron="0 9 * * *", timezone="Asia/Tokyo")

@@ -188,15 +188,19 @@ class Cron:
             return None
         return found if found.year <= LAST_YEAR else None
 
-    def upcoming(self, at: datetime, n: int) -> list[Firing]:
-        """The first `n` times after `at`, with what the clocks do to them; fewer when they lie 50 years apart."""
+    def upcoming(self, at: datetime, n: int, since: datetime | None = None) -> list[Firing]:
+        """The first `n` times after `at`, with what the clocks do to them; fewer when they lie 50 years apart.
+
+        `since`: from when on a time that does not exist is told; else, from `at` on.
+        """
         found: list[Firing] = []
         horizon = at.year + 50
         while len(found) < n and at.year < horizon:
             nxt = self.after(at)
             if nxt is None:
                 break
-            found.append(Firing(nxt, self.local(nxt), self.note(at, nxt)))
+            previous = at if since is None or found else min(since, at)
+            found.append(Firing(nxt, self.local(nxt), self.note(previous, nxt)))
             at = nxt
         return found
 

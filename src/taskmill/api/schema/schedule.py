@@ -165,13 +165,12 @@ _SAME: Final = (
 
 
 def _upcoming(row: ScheduleRow, n: int) -> list[Firing]:
-    start = to_utc(datetime.now(UTC))
-    if row.next_at is not None:
-        start = row.next_at  # by the database's clock
-    elif row.starts_at is not None:
-        start = max(start, row.starts_at)
+    since = to_utc(datetime.now(UTC))
+    if row.starts_at is not None:
+        since = max(since, row.starts_at)
+    start = since if row.next_at is None else row.next_at  # by the database's clock
     try:
-        found = row.rule().upcoming(start - timedelta(microseconds=1), n)
+        found = row.rule().upcoming(start - timedelta(microseconds=1), n, since)
     except ValueError:  # its zone is no longer known: it does not fire
         return []
     return [firing for firing in found if row.ends_at is None or firing.at <= row.ends_at]
