@@ -7,21 +7,24 @@ import json
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 import pytest
 
 from taskmill.model.state import Verb
+from tests.e2e.check import Verdict, check
 from tests.e2e.kit import Client, Site
 from tests.support import ROOT, Process, Processes, running, wait_until
 
 NODE = shutil.which("node")
 KEY = "mutation($i: CreateApiKeyInput!) { createApiKey(input: $i) { key } }"
 SLOTS = 5
-NODE_LEASE = 4
+SHORT, LONG = "2.5", "60"
+"""Seconds that leases hold at the API: short, where a test waits for their end; long, while it is restarted."""
 
 
 async def key_of(client: Client) -> str:
@@ -29,78 +32,75 @@ async def key_of(client: Client) -> str:
     return str(data["createApiKey"]["key"])
 
 
-async def start(site: Site, *roles: str, lease: str = "2") -> Client:
-    """`up`, whose own worker serves another queue, and remote workers; its ADMIN."""
-    site.start("up", TASKMILL_QUEUES="local", TASKMILL_LEASE=lease)
-    await site.ready()
-    client = await site.client("up")
-    key = await key_of(client)
-    for role in roles:
-        site.start(
-            role,
-            # Were they used, this would not work.
-            DATABASE_URL="",
-            REDIS_URL="redis://127.0.0.1:1/0",
-            TASKMILL_DATA=str(site.data.parent / role),
-            TASKMILL_API_URL=client.base,
-            TASKMILL_API_KEY=key,
-            TASKMILL_LEASE="600",
-            TASKMILL_DRAIN="0.1",
-        )
-    await site.ready()
-    return client
+@dataclass
+class Place:
+    """`up`, whose own worker serves another queue, for all tests: to start it takes longer than they do. What it tells of
+    leases changes with a restart."""
+
+    site: Site
+    admin: Client
+    key: str
+    lease: str
+    claims: list[tuple[Client, Callable[[Verdict], None]]] = field(default_factory=list)
+    """What must hold of the record of each user, which nobody else can read before `up` has ended."""
+
+    def up(self, lease: str) -> None:
+        self.lease = lease
+        self.site.start("up", TASKMILL_QUEUES="local", TASKMILL_LEASE=lease)
+
+    async def ready(self, lease: str) -> None:
+        """It runs with such leases, and no worker from before does."""
+        for role in [role for role in self.site.parts if role != "up"]:
+            self.site.parts.pop(role).kill()
+        if self.lease != lease or self.site.parts["up"].returncode is not None:
+            self.site.parts["up"].kill()
+            self.up(lease)
+        await self.site.ready()
+
+    async def workers(self, *roles: str) -> None:
+        for role in roles:
+            self.site.start(
+                role,
+                # Were they used, this would not work.
+                DATABASE_URL="",
+                REDIS_URL="redis://127.0.0.1:1/0",
+                TASKMILL_DATA=str(self.site.data.parent / role),
+                TASKMILL_API_URL=self.admin.base,
+                TASKMILL_API_KEY=self.key,
+                TASKMILL_LEASE="600",
+                TASKMILL_DRAIN="0.1",
+            )
+        await self.site.ready()
 
 
-async def test_remote_workers_that_end(embedded: Site) -> None:
-    """SIGKILL: what it was doing is rescued. SIGTERM: it is given back, without a spent attempt. All is completed, once,
-    by whoever is left."""
-    client = await start(embedded, "worker-1", "worker-2")
-    held = await client.create(*({"n": i, "gate": "go"} for i in range(2 * SLOTS)))
-    await embedded.running(*held)
-    workers = (await client.call("{ workers { name running } }"))["workers"]
-    assert sorted(w["running"] for w in workers) == [0, SLOTS, SLOTS]
-    runner, killed = embedded.at("worker-1", *held)
-    embedded.parts["worker-1"].kill()
-    await embedded.end("worker-2", timeout=20)
-    await wait_until(lambda: not running(runner), what="the runner is gone")
-    embedded.parts.pop("worker-1")
-    embedded.open("go")
-    embedded.start("worker-2")
-    assert (await client.drained())["completed"] == len(held)
-    names = {w["name"] for w in (await client.call("{ workers { name } }"))["workers"]}
-    assert "worker-2" in names
-    verdict = await embedded.judge()
-    assert len(killed) == SLOTS
-    for task in held:
-        assert verdict.runs(task) == (["LEASE_LOST"] if task in killed else ["RELEASED"])
-        assert verdict.dump.tasks[task].attempts == (2 if task in killed else 1)
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    folder = tmp_path_factory.mktemp("remote")
+    site = Site(Processes(folder), folder, f"sqlite:///{folder / 'data' / 'taskmill.db'}")
+    try:
+        site.start("up", TASKMILL_QUEUES="local", TASKMILL_LEASE=LONG)
+        await site.ready()
+        admin = await site.client("up")
+        yield Place(site, admin, await key_of(admin), LONG)
+    finally:
+        await site.close()
 
 
-async def test_api_restarted_while_a_remote_worker_runs(embedded: Site) -> None:
-    """SIGKILL to the API: handlers go on, their outcomes wait, and are recorded once when it is back."""
-    client = await start(embedded, "worker-1", lease="60")
-    held = await client.create(*({"n": i, "gate": "go"} for i in range(SLOTS)))
-    await embedded.running(*held)
-    embedded.parts["up"].kill()
-    embedded.open("go")
-    await wait_until(
-        lambda: all(e.ended for e in embedded.executions(*held).values()), what="handlers have ended"
-    )
-    embedded.start("up")
-    await embedded.ready("up")
-    later = await client.create_each(50)
-    assert (await client.drained())["completed"] == len(held) + len(later)
-    verdict = await embedded.judge()
-    assert verdict.verbs()[Verb.RESCUE] == 0
-    assert Counter(len(verdict.executions(task)) for task in (*held, *later)) == {1: SLOTS + 50}
+@pytest.fixture
+async def remote(place: Place, request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """A failed test shows what the processes wrote."""
+    request.node.funcargs["processes"] = place.site.processes
+    yield place
+    for process in place.site.processes.started:
+        if process.name.startswith("node"):
+            process.kill()
 
 
 class Nodes:
     """Workers of examples/worker.mjs on one installation, each test on a queue of its own."""
 
-    def __init__(self, site: Site, client: Client, key: str) -> None:
-        self.site, self.client, self.key = site, client, key
-        self.queue = ""
+    def __init__(self, site: Site, client: Client, key: str, queue: str) -> None:
+        self.site, self.client, self.key, self.queue = site, client, key, queue
 
     async def start(self, **settings: str) -> Process:
         env = {
@@ -134,36 +134,80 @@ class Nodes:
         return await wait_until(there, 30, every=0.05, what=f"{task} is {status}")
 
 
-@pytest.fixture(scope="module")
-async def node_site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nodes]:
-    """`up` for all tests with Node: to start it takes longer than they do."""
+@pytest.fixture
+async def nodes(remote: Place) -> Nodes:
     if NODE is None:
         pytest.skip("node is not on PATH")
-    folder = tmp_path_factory.mktemp("node")
-    site = Site(Processes(folder), folder, f"sqlite:///{folder / 'data' / 'taskmill.db'}")
-    try:
-        client = await start(site, lease=str(NODE_LEASE))
-        yield Nodes(site, client, await key_of(client))
-    finally:
-        await site.close()
+    return Nodes(remote.site, remote.admin, remote.key, f"q{secrets.token_hex(4)}")
 
 
-@pytest.fixture
-async def nodes(node_site: Nodes, request: pytest.FixtureRequest) -> AsyncIterator[Nodes]:
-    """A failed test shows what the processes wrote."""
-    await node_site.site.heal()
-    request.node.funcargs["processes"] = node_site.site.processes
-    node_site.queue = f"q{secrets.token_hex(4)}"
-    yield node_site
-    for process in node_site.site.processes.started:
-        if process.name.startswith("node"):
-            process.kill()
+async def test_api_restarted_while_remote_workers_run(remote: Place, nodes: Nodes) -> None:
+    """SIGKILL to the API: handlers go on, their outcomes wait, and are recorded once when it is back; one in Node that
+    waits for work claims on by itself."""
+    await remote.ready(LONG)
+    await remote.workers("worker-1")
+    node = await nodes.start()
+    await nodes.until(await nodes.create("ECHO", n=1), "COMPLETED")
+    site, client = remote.site, await remote.site.client("up")
+    held = await client.create(*({"n": i, "gate": "back"} for i in range(SLOTS)))
+    await site.running(*held)
+    site.parts["up"].kill()
+    site.open("back")
+    await wait_until(
+        lambda: all(e.ended for e in site.executions(*held).values()), what="handlers have ended"
+    )
+    await asyncio.to_thread(node.wait_for_output, "claim failed")
+    remote.up(LONG)
+    await site.ready("up")
+    later = await client.create_each(50)
+    assert (await client.drained())["completed"] == len(held) + len(later)
+
+    def once(verdict: Verdict) -> None:
+        assert verdict.verbs()[Verb.RESCUE] == 0
+        assert Counter(len(verdict.executions(task)) for task in (*held, *later)) == {1: SLOTS + 50}
+
+    remote.claims.append((client, once))
+    assert (await nodes.until(await nodes.create("ECHO", n=2), "COMPLETED"))["result"] == {"n": 2}
+    lines = [json.loads(text) for text in node.output().splitlines()]
+    assert sum(line["event"] == "settled" for line in lines) == 2
 
 
-async def test_a_worker_in_node(nodes: Nodes) -> None:
+async def test_remote_workers_that_end(remote: Place) -> None:
+    """SIGKILL: what it was doing is rescued. SIGTERM: it is given back, without a spent attempt. All is completed, once,
+    by whoever is left."""
+    await remote.ready(SHORT)
+    await remote.workers("worker-2", "worker-3")
+    site, client = remote.site, await remote.site.client("up")
+    held = await client.create(*({"n": i, "gate": "ended"} for i in range(2 * SLOTS)))
+    await site.running(*held)
+    workers = (await remote.admin.call("{ workers { name running } }"))["workers"]
+    busy = {w["name"]: w["running"] for w in workers if w["running"]}
+    assert busy == {"worker-2": SLOTS, "worker-3": SLOTS}
+    runner, killed = site.at("worker-2", *held)
+    site.parts["worker-2"].kill()
+    await site.end("worker-3", timeout=20)
+    await wait_until(lambda: not running(runner), what="the runner is gone")
+    site.parts.pop("worker-2")
+    site.open("ended")
+    await remote.workers("worker-3")
+    assert (await client.drained())["completed"] == len(held)
+    names = {w["name"] for w in (await remote.admin.call("{ workers { name } }"))["workers"]}
+    assert "worker-3" in names
+    assert len(killed) == SLOTS
+
+    def ended(verdict: Verdict) -> None:
+        for task in held:
+            assert verdict.runs(task) == (["LEASE_LOST"] if task in killed else ["RELEASED"])
+            assert verdict.dump.tasks[task].attempts == (2 if task in killed else 1)
+
+    remote.claims.append((client, ended))
+
+
+async def test_a_worker_in_node(remote: Place, nodes: Nodes) -> None:
     """Results, logs, errors, an unknown type, a run that is longer than a lease, a cancel."""
+    await remote.ready(SHORT)
     await nodes.start()
-    long = await nodes.create("WAIT", seconds=NODE_LEASE + 1)
+    long = await nodes.create("WAIT", seconds=float(SHORT) + 0.5)
     endless = await nodes.create("WAIT", seconds=600)
     echo = await nodes.create("ECHO", text='é"\\🎉', n=[1, None])
     total = await nodes.create("SUM", numbers=[1, 2, 3.5])
@@ -184,8 +228,9 @@ async def test_a_worker_in_node(nodes: Nodes) -> None:
     assert (await nodes.task(total))["logs"] == [{"message": "summed", "fields": {"count": 3}}]
 
 
-async def test_a_worker_in_node_that_ends(nodes: Nodes) -> None:
+async def test_a_worker_in_node_that_ends(remote: Place, nodes: Nodes) -> None:
     """SIGTERM: exit 0, its task is given back without a spent attempt. SIGKILL: it is rescued, and another completes it."""
+    await remote.ready(SHORT)
     first = await nodes.start(TASKMILL_DRAIN="0.1")
     task = await nodes.create("WAIT", seconds=600)
     await nodes.until(task, "PROCESSING")
@@ -203,13 +248,9 @@ async def test_a_worker_in_node_that_ends(nodes: Nodes) -> None:
     assert [r["outcome"] for r in done["runs"]] == ["SUCCEEDED", "LEASE_LOST", "RELEASED"]
 
 
-async def test_a_worker_in_node_outlives_its_api(nodes: Nodes) -> None:
-    """The API is killed and started again: the worker claims on by itself."""
-    process = await nodes.start()
-    await nodes.until(await nodes.create("ECHO", n=1), "COMPLETED")
-    nodes.site.parts["up"].kill()
-    await asyncio.to_thread(process.wait_for_output, "claim failed")
-    await nodes.site.heal()
-    assert (await nodes.until(await nodes.create("ECHO", n=2), "COMPLETED"))["result"] == {"n": 2}
-    lines = [json.loads(text) for text in process.output().splitlines()]
-    assert sum(line["event"] == "settled" for line in lines) == 2
+async def test_the_record(remote: Place) -> None:
+    """After all of it, everything stopped with exit 0: the record of each user holds."""
+    site = remote.site
+    await site.end()
+    for client, holds in remote.claims:
+        holds(await check(site.url, site.effects, [client.history], user=client.user))
