@@ -11,6 +11,7 @@ TAKEN = "tests/api/test_input.py"
 SOCKET = "tests/api/test_socket.py"
 WORK = "tests/api/test_work.py"
 FORGED = "tests/api/test_tokens.py::TestForged"
+COMMANDS = "tests/cli/test_rows.py"
 COMMAND = "tests/cli/test_commands.py"
 SETTINGS = "tests/settings/test_settings.py"
 UNITS = "tests/sql/test_units.py"
@@ -97,18 +98,19 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "tests/runner/test_executor.py::test_long_texts_are_cut",
     ),
     82: (f"{COMMAND}::test_a_wrong_option_is_one_line",),
-    83: (f"{SETTINGS}::test_a_wrong_file_is_one_line", f"{COMMAND}::test_a_wrong_setting_is_one_line"),
+    83: (f"{COMMANDS}::test_row_83_a_file_of_settings_that_is_wrong", f"{SETTINGS}::test_a_wrong_file_is_one_line", f"{COMMAND}::test_a_wrong_setting_is_one_line"),
     84: (
+        f"{COMMANDS}::test_row_84_a_server_that_is_wrong",
         f"{UNITS}::test_a_wrong_url_is_one_line_without_the_password",
         f"{UNITS}::test_a_schema_that_is_not_ours_is_refused",
         f"{UNITS}::test_an_empty_database_needs_a_migration",
         f"{SETTINGS}::test_a_password_is_never_shown",
         "tests/index/test_connect.py::test_an_error_shows_no_password",
     ),
-    85: (f"{COMMAND}::test_a_closed_standard_output_gives_no_traceback", f"{COMMAND}::test_odd_terminals"),
-    86: (),
-    87: ("tests/e2e/test_up.py::test_ctrl_c", f"{COMMAND}::test_how_a_service_ends"),
-    88: (f"{UNITS}::test_two_migrations_at_once", f"{UNITS}::test_a_migration_that_was_cut_off_is_run_again"),
+    85: (f"{COMMANDS}::test_row_85_closed_streams", f"{COMMANDS}::test_row_85_nobody_reads", f"{COMMANDS}::test_row_85_a_terminal_of_any_width", f"{COMMAND}::test_a_closed_standard_output_gives_no_traceback", f"{COMMAND}::test_odd_terminals"),
+    86: (f"{COMMANDS}::test_row_86_what_cannot_be_read", f"{COMMANDS}::test_row_86_what_can_be_read"),
+    87: (f"{COMMANDS}::test_row_87_ctrl_c", f"{COMMANDS}::test_row_87_ctrl_c_while_watching", "tests/e2e/test_up.py::test_ctrl_c", f"{COMMAND}::test_how_a_service_ends"),
+    88: (f"{COMMANDS}::test_row_88_two_at_once", f"{COMMANDS}::test_row_88_killed_half_way", f"{UNITS}::test_two_migrations_at_once", f"{UNITS}::test_a_migration_that_was_cut_off_is_run_again"),
     89: (f"{SOCKET}::test_misused", f"{SOCKET}::test_protocol"),
     90: (
         f"{SOCKET}::test_misused",
@@ -139,7 +141,6 @@ OTHERWISE: Final[dict[int, str]] = {
     75: "There are no tenants (roadmap).",
     81: "A datetime, an Enum and other values with a form in JSON are results; secrets in the texts of a user's own "
     "exceptions are the user's: they are cut, and not searched.",
-    86: "Bounded in cli/reading.py; its tests come with those of the command line.",
     92: "Within 5 seconds, not 30.",
 }
 """What our answer to a row differs in, and what is not there to be answered."""
