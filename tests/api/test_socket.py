@@ -268,6 +268,23 @@ async def test_stream_ends(api: Api) -> None:
     await wait_until(lambda: api.feed.following == 0)
 
 
+@pytest.mark.parametrize(
+    ("query", "variables"),
+    [("", {}), ("query($n: Int) { tasks(limit: $n) { id } }", {"n": None})],
+    ids=["no document", "null where there is a default"],
+)
+async def test_wrong_operation(api: Api, query: str, variables: dict[str, Any]) -> None:
+    """What HTTP calls the caller's mistake is none of ours on a WebSocket either, and the connection goes on."""
+    async with api.socket() as client:
+        await client.subscribe(query, **variables)
+        message = await client.receive()
+        errors = message["payload"] if message["type"] == "error" else message["payload"]["errors"]
+        assert errors[0]["extensions"]["code"] in ("BAD_REQUEST", "BAD_USER_INPUT")
+        await client.subscribe("{ me { id } }", id="2")
+        while (await client.receive()).get("id") != "2":
+            pass
+
+
 @pytest.mark.usefixtures("watched")
 async def test_others_go_on(api: Api) -> None:
     """Connections of other users, and those without login, stay open."""

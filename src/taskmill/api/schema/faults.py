@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 from graphql import GraphQLError, GraphQLSyntaxError
+from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import SchemaExtension
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types import StreamExecutionResult
@@ -84,6 +85,8 @@ def _judged(error: GraphQLError) -> tuple[str, str]:
         return origin.code, origin.message
     if isinstance(origin, CannotGetOperationTypeError | InvalidOperationTypeError):
         return "BAD_REQUEST", error.message
+    if isinstance(origin, MissingQueryError):
+        return "BAD_REQUEST", "The key 'query' is expected, with a GraphQL document."
     if isinstance(origin, TaskmillError) or (origin is not None and not isinstance(origin, GraphQLError)):
         return "INTERNAL", INTERNAL
     known = (error.extensions or {}).get("code") or (getattr(origin, "extensions", None) or {}).get("code")
