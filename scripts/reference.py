@@ -180,7 +180,16 @@ def cli() -> str:
     from taskmill.cli import STATUSES
     from taskmill.cli.commands import app
 
-    lines = ["# Command line", "", NOTE.strip(), "", CLI_NOTE, "", "| Exit status | What it says |", "| ---: | --- |"]
+    lines = [
+        "# Command line",
+        "",
+        NOTE.strip(),
+        "",
+        CLI_NOTE,
+        "",
+        "| Exit status | What it says |",
+        "| ---: | --- |",
+    ]
     lines += [f"| {status} | {about} |" for status, about in STATUSES.items()]
     text = app.generate_docs(heading_level=2).replace("```console", "```text")
     return "\n".join(lines) + "\n\n" + text.strip() + "\n"
