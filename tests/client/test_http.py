@@ -7,6 +7,7 @@ import pytest
 from taskmill.client import Client
 from taskmill.client.http import error_of
 from taskmill.errors import CommitUnknown, ConfigError, Conflict, RateLimited, TaskmillError, Unavailable
+from taskmill.model.backoff import Backoff
 from tests.client.kit import DROP, ME, answer, refusal, scripted
 from tests.support import free_port
 
@@ -85,9 +86,11 @@ async def test_a_rate_limit_beyond_the_time_limit_is_told_at_once() -> None:
         assert len(api.requests) == 1
 
 
-async def test_nobody_there_is_unavailable() -> None:
+async def test_nobody_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     """When nothing listens the client tries until its time is up; a mutation too, and then it is known to be not done."""
-    async with Client(f"http://127.0.0.1:{free_port()}", timeout=0.3) as client:
+    # The next try would come after the end of the time, so that no clock decides.
+    monkeypatch.setattr("taskmill.client.http.BACKOFF", Backoff(base=1e9, cap=1e9))
+    async with Client(f"http://127.0.0.1:{free_port()}") as client:
         with pytest.raises(Unavailable, match="cannot be reached") as caught:
             await client.create_task("A task")
         assert not isinstance(caught.value, CommitUnknown)

@@ -40,7 +40,7 @@ async def slow(ctx: Context, own: bool) -> None:
     await asyncio.Event().wait()
 
 
-@app.task(timeout=0.05)
+@app.task(timeout=0.3)  # a thread that has not started yet would be told nothing
 def slow_thread(ctx: Context) -> None:
     ctx.cancelled.wait(10)
     told.append(ctx.cancelled.reason)
