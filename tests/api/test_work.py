@@ -33,6 +33,7 @@ from taskmill.sql import schema
 from taskmill.tasks import remote as tasks_remote
 from taskmill.tasks.mill import Mill, TaskOptions
 from taskmill.tasks.remote import Brought, Settled
+from taskmill.tasks.settle import settle_batch
 from tests.api.kit import Api, Socket, every_engine, running
 from tests.databases import MigratedStores
 from tests.support import wait_until
@@ -334,7 +335,7 @@ async def test_the_same_twice_in_one_batch(api: Api, desk: Desk, monkeypatch: py
     who = _who(b"1" * 16)
     [run] = await desk.claim(who, 1, suspects=0, wait=0.0, op=b"o" * 16, again=False, connected=_there)
     brought = Brought(who.id, run.id, run.fence, Outcome(Ended.SUCCEEDED, "1"), b"s" * 16)
-    batch = tasks_remote.settle_batch
+    batch = settle_batch
 
     async def rescued_before(*given: Any, **more: Any) -> list[bool]:
         await api.db.write(
@@ -352,7 +353,7 @@ async def test_an_outcome_that_breaks_a_batch(api: Api, desk: Desk, monkeypatch:
     who = _who(b"1" * 16)
     runs = await desk.claim(who, 3, suspects=0, wait=0.0, op=b"o" * 16, again=False, connected=_there)
     given = [Brought(who.id, r.id, r.fence, Outcome(Ended.SUCCEEDED, "1"), r.id) for r in runs]
-    batch = tasks_remote.settle_batch
+    batch = settle_batch
 
     async def refusing(mill: Any, outcomes: Any, *rest: Any, **more: Any) -> list[bool]:
         if any(claimed.id == runs[1].id for claimed, _ in outcomes):
