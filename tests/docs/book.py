@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import httpx2
@@ -78,6 +79,7 @@ class Book:
         }
         self.servers: dict[str, str] = {}
         """What stands for the MySQL and the Redis of the documentation."""
+        self.entered = Lock()
         self._token = ""
         self._keys: dict[str, str] = {}
         self._python = ""
@@ -99,7 +101,8 @@ class Book:
         if self.library is None:
             self.serve()
             return
-        self.library._need()
+        with self.library.entered:  # pages are read two at a time
+            self.library._need()
         self._at(self.library.port)
         self._token, self._keys = self.library._token, self.library._keys
         self.environment["TASKMILL_API_KEY"] = self.library.environment["TASKMILL_API_KEY"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,30 +29,47 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Book]:
         book.stop()
 
 
-@pytest.fixture
-def book(library: Book, tmp_path: Path) -> Iterator[Book]:
-    book = Book(tmp_path, library)
-    try:
-        yield book
-    finally:
-        book.stop()
+@pytest.fixture(scope="module")
+def readings(
+    request: pytest.FixtureRequest, library: Book, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[None]]]:
+    """The pages that are asked for, two at a time: most of what a page takes is waiting for processes."""
+    tests = [item for item in request.session.items if getattr(item, "originalname", "") == "test_page"]
+    asked: list[Path] = [vars(item)["callspec"].params["page"] for item in tests]
+    asked.sort(key=lambda page: -len(blocks(page)))
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield {page: pool.submit(read, page, library, tmp_path_factory.mktemp("page")) for page in asked}
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_page(page: Path, book: Book, tmp_path: Path) -> None:
+def test_page(page: Path, readings: dict[Path, Future[None]]) -> None:
     """The blocks of a page run in their order, and do what the page says; from the first that names MySQL on, where there is one."""
+    readings[page].result()
+
+
+def read(page: Path, library: Book, folder: Path) -> None:
+    book = Book(folder, library)
     embedded, distributed = halves(page)
-    run(book, embedded)
-    if not distributed:
-        return
-    for server in ("mysql", "redis"):
-        if not os.environ.get(SERVER_VARIABLES[server]):
-            pytest.skip(f"{SERVER_VARIABLES[server]} is not set")
-    with fresh_database("mysql", tmp_path) as url:
-        book.servers = {"mysql": url, "redis": os.environ[SERVER_VARIABLES["redis"]]}
-        run(book, distributed)
+    try:
+        for block in embedded:
+            book.run(block)
+        if not distributed:
+            return
+        for server in ("mysql", "redis"):
+            if not os.environ.get(SERVER_VARIABLES[server]):
+                pytest.skip(f"{SERVER_VARIABLES[server]} is not set")
+        with fresh_database("mysql", folder) as url:
+            book.servers = {"mysql": url, "redis": os.environ[SERVER_VARIABLES["redis"]]}
+            for block in distributed:
+                book.run(block)
+            book.stop()
+    except Exception as error:
+        error.add_note(book.output())
+        raise
+    finally:
         book.stop()
 
 
@@ -59,15 +77,6 @@ def halves(page: Path) -> tuple[list[Block], list[Block]]:
     found = blocks(page)
     first = next((n for n, block in enumerate(found) if "mysql://taskuser" in block.text), len(found))
     return found[:first], found[first:]
-
-
-def run(book: Book, some: list[Block]) -> None:
-    for block in some:
-        try:
-            book.run(block)
-        except Exception:
-            print(book.output())
-            raise
 
 
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
