@@ -28,6 +28,10 @@ def connect() -> Port:
     logs.to_logging()
     settings = Settings.load()
     if settings.api_url is not None:
+        if settings.api_key is None:
+            raise ConfigError(
+                "submit: TASKMILL_API_URL is set, but TASKMILL_API_KEY is not: `taskmill keys create` makes a key"
+            )
         from taskmill.client.client import Client
         from taskmill.client.port import ClientPort
 

@@ -92,6 +92,13 @@ def test_an_api_is_asked_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(connect(), ClientPort)
 
 
+def test_an_api_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said here by the setting's name, not by the API in words of HTTP."""
+    monkeypatch.setenv("TASKMILL_API_URL", "http://127.0.0.1:1")
+    with pytest.raises(ConfigError, match="TASKMILL_API_KEY is not: `taskmill keys create`"):
+        connect()
+
+
 @pytest.fixture
 def straight(world: World, store_url: str, monkeypatch: pytest.MonkeyPatch) -> World:
     """A program with DATABASE_URL; its Redis is away, which stops no submit."""
