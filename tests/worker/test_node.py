@@ -15,7 +15,6 @@ import pytest
 from tests.support import ROOT, Process, Processes, wait_until_sync
 
 NODE = shutil.which("node")
-LEASE = 1.5
 HANG, AWAY = object(), object()
 
 Answer = Callable[[dict[str, Any]], Any]
@@ -25,12 +24,13 @@ class Played:
     """An API whose answers a test gives, by call; HANG: none comes, AWAY: UNAVAILABLE. It remembers what was asked."""
 
     def __init__(self) -> None:
+        self.lease = 30.0
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Answer] = {
-            "registerWorker": lambda _: {"leaseSeconds": LEASE},
+            "registerWorker": lambda _: {"leaseSeconds": self.lease},
             "claimTasks": lambda _: HANG,
             "renewTasks": lambda given: [
-                {**lease, "state": "HELD", "leaseSeconds": LEASE} for lease in given["leases"]
+                {**lease, "state": "HELD", "leaseSeconds": self.lease} for lease in given["leases"]
             ],
             "deregisterWorker": lambda _: True,
         }
@@ -72,7 +72,7 @@ class Played:
 
     def brings(self, *tasks: dict[str, Any]) -> None:
         """One claim brings these; those after it wait."""
-        once = iter([{"tasks": list(tasks), "waitedSeconds": 0}])
+        once = iter([{"tasks": [task | {"leaseSeconds": self.lease} for task in tasks], "waitedSeconds": 0}])
         self.answers["claimTasks"] = lambda _: next(once, HANG)
 
     def calls(self) -> list[str]:
@@ -107,12 +107,12 @@ def run(n: int, type: str, suspect: bool = False, **payload: Any) -> dict[str, A
         "payload": payload,
         "attempt": 1,
         "suspect": suspect,
-        "leaseSeconds": LEASE,
     }
 
 
 def test_an_api_that_hangs(processes: Processes, played: Played) -> None:
     """No renewal is answered: the run is stopped before its lease is over, and nothing more is sent for it."""
+    played.lease = 1.5
     played.brings(run(1, "WAIT", seconds=600))
     played.answers["renewTasks"] = lambda _: HANG
     worker = node(processes, played)
@@ -123,14 +123,15 @@ def test_an_api_that_hangs(processes: Processes, played: Played) -> None:
 
 def test_an_outcome_that_is_not_taken(processes: Processes, played: Played) -> None:
     """It is sent again for as long as the lease holds, which renewals prolong: not only for as long as the first one."""
+    played.lease = 3.0
     renewed: list[int] = []
 
     def renew(given: dict[str, Any]) -> Any:
         renewed.append(1)
-        return [{**lease, "state": "HELD", "leaseSeconds": LEASE} for lease in given["leases"]]
+        return [{**lease, "state": "HELD", "leaseSeconds": played.lease} for lease in given["leases"]]
 
     def settle(_: dict[str, Any]) -> Any:
-        return {"state": "RECORDED"} if len(renewed) > 6 else AWAY
+        return {"state": "RECORDED"} if len(renewed) > 3 else AWAY
 
     played.brings(run(1, "ECHO"))
     played.answers |= {"renewTasks": renew, "completeTask": settle}

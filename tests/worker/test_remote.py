@@ -214,6 +214,21 @@ async def test_a_claim_whose_answer_was_lost(served: Api, source: RemoteSource, 
     assert other.id not in {run.id for run in runs}
 
 
+async def test_a_claim_whose_answer_was_lost_and_then_a_halt(
+    served: Api, source: RemoteSource, line: Line
+) -> None:
+    """Nobody asks again: what it brought goes back, without a spent attempt."""
+    await create(served, source, 2)
+    line.lose("claimTasks")
+    with pytest.raises(Unavailable, match="reset by peer"):
+        await source.claim(5, suspects=0, wait=0.0)
+    await source.halt()
+    other = RemoteSource(source._options)
+    runs = await other.claim(5, suspects=0, wait=5.0)
+    assert [(run.fence, run.attempts) for run in runs] == [(2, 1), (2, 1)]
+    await other.disconnect()
+
+
 async def test_a_settle_whose_answer_was_lost(served: Api, source: RemoteSource, line: Line) -> None:
     """Sent again, all of it is recorded, once; what is stale is told apart."""
     await create(served, source, 3)

@@ -32,7 +32,7 @@ from taskmill.model.backoff import Backoff
 from taskmill.model.clock import boottime, iso
 from taskmill.model.ids import id_text, parse_id
 from taskmill.model.state import Priority
-from taskmill.model.task import Claimed, LogLine, NewTask, Outcome, Registry, Renewal, Renewed
+from taskmill.model.task import Claimed, Ended, LogLine, NewTask, Outcome, Registry, Renewal, Renewed
 from taskmill.worker import remote_api as api
 from taskmill.worker.remote_api import Api
 
@@ -189,11 +189,21 @@ class RemoteSource:
         self._poked.set()
 
     async def halt(self) -> None:
-        """The claim in flight is ended, and what it has brought all the same is returned by it."""
+        """The claim in flight is ended, and what it has brought all the same is returned by it. What came with an answer
+        that was lost goes back unstarted."""
         self._halted = True
         self._poked.set()
         async with self._claiming:
-            return
+            if self._lost is None:
+                return
+            given = self._claim(1, 0, 0.0, self._lost)
+            try:
+                claimed = await self._ask_claim(msgspec.structs.replace(given, again=True))
+                if claimed:
+                    await self.settle([(run, Outcome(Ended.RELEASED)) for run in claimed])
+                self._lost = None
+            except TaskmillError as error:  # then their leases run out
+                log.warning("a claim whose answer was lost could not be undone", error=error.message)
 
     # -- what runs bring ---------------------------------------------------------------------------------
 
