@@ -6,7 +6,7 @@ import pytest
 
 from taskmill.model.cron import Misfire
 from taskmill.tasks import schedules
-from taskmill.tasks.fire import run_now
+from taskmill.tasks.run_now import run_now
 from taskmill.tasks.schedules import Fired, ScheduleChanges
 from tests.proxy import When
 from tests.tasks.kit import ANN

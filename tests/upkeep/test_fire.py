@@ -27,7 +27,17 @@ from taskmill.upkeep.scheduler import Scheduler
 from tests.sql.kit import counting_conflicts, listening, plan, rows_read
 from tests.support import wait_until
 from tests.tasks.kit import DONE, World
-from tests.tasks.schedule_kit import fire_at, fired, look, make, one_task_per_fire, outcomes, schedule
+from tests.tasks.schedule_kit import (
+    EASY,
+    YEARLY,
+    fire_at,
+    fired,
+    look,
+    make,
+    one_task_per_fire,
+    outcomes,
+    schedule,
+)
 from tests.upkeep.test_scheduler import QUICK, working
 
 sqlite_only = pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
@@ -172,6 +182,25 @@ async def test_the_fire_goes_by_the_primary_keys(world: World) -> None:
         return ours and (access.how == "ALL" or access.key != "PRIMARY")
 
     assert await world.db.write(work) == []
+
+
+async def test_a_batch_takes_as_many_statements_as_one_schedule(world: World) -> None:
+    """Thousands may be due in the same minute: a round trip for each would make the last of them late."""
+
+    async def statements(names: range) -> int:
+        for n in names:
+            await make(world, schedule(f"s{n}", cron=YEARLY), overdue=1)
+        plans = [firing.plan(*one, EASY) for one in await world.db.read(firing.due_schedules)]
+        assert len(plans) == len(names)
+
+        def work(c: Connection) -> int:
+            with listening(c) as sent:
+                assert firing.fire(c, plans).moved == len(names)
+            return len(sent)
+
+        return await world.db.write(work)
+
+    assert await statements(range(1)) == await statements(range(1, 9))
 
 
 @servers

@@ -22,12 +22,11 @@ from taskmill.model.cron import Misfire, Overlap
 from taskmill.model.ids import new_id
 from taskmill.model.state import TERMINAL, Status
 from taskmill.model.task import NewTask
-from taskmill.sql.dialect import Shape, db_now, docs, elapsed, unhex
+from taskmill.sql.dialect import Shape, db_now, doc, docs, elapsed, unhex
 from taskmill.sql.schema import fires, schedules, tasks, users
 from taskmill.tasks.cancel import cancel_task
-from taskmill.tasks.mill import Mill
-from taskmill.tasks.row import TaskRow, select_rows, to_row
-from taskmill.tasks.schedules import Fired, ScheduleRow, lock, select_lean, select_schedules, to_schedule
+from taskmill.tasks.row import TaskRow
+from taskmill.tasks.schedules import Fired, ScheduleRow, select_lean, select_schedules, to_schedule
 from taskmill.tasks.submit import submit
 
 NEWEST: Final = 100
@@ -51,6 +50,22 @@ _DUE: Final = (
 )
 _NEXT: Final = sa.select(_S.next_at, db_now()).where(_S.next_at.is_not(None)).order_by(_S.next_at).limit(1)
 _SHAPE: Final = Shape("f", schedule_id="hex", nominal_at="time", outcome="int", task_id="hex", at="time")
+Move = tuple[bytes, datetime, datetime | None, datetime | None, int, bytes | None]
+_V: Final = Shape(
+    "m", id="hex", due="time", next_at="time", last_at="time", waiting="int", last_task_id="hex"
+).of()
+_MOVE: Final = (
+    sa.update(schedules)
+    # Behind a function, else MariaDB looks the row up by the index of `next_at`, and locks entries of others.
+    .where(_S.id == unhex(_V.c.id), elapsed(_S.next_at, _V.c.due) == 0)
+    .values(
+        next_at=_V.c.next_at,
+        last_at=_V.c.last_at,
+        waiting=_V.c.waiting,
+        last_task_id=unhex(_V.c.last_task_id),
+    )
+)
+"""One statement for a batch: thousands may be due at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +173,7 @@ def fire(connection: Connection, plans: Sequence[Plan], *, careful: bool = False
     )
     locked = {row.id: row for row in map(to_schedule, rows)}
     new: list[tuple[bytes, NewTask]] = []
+    moves: list[Move] = []
     for p in sorted(plans, key=lambda p: p.id):
         row = locked.get(p.id)
         if row is None or row.version != p.version or row.next_at != p.due:
@@ -173,12 +189,11 @@ def fire(connection: Connection, plans: Sequence[Plan], *, careful: bool = False
             made.fires.append((row.id, at, outcome, task_id))
         made.fires += [(row.id, at, Fired.MISSED, None) for at in p.missed if at not in done]
         made.fires += [(row.id, at, Fired.REFUSED, None) for at in p.refused if at not in done]
-        values: dict[str, Any] = {"next_at": p.next, "waiting": waiting, "last_at": _last(row, p)}
-        if len(new) > before:
-            values["last_task_id"] = new[-1][0]
-        _move(connection, row, values)
-        made.moved += 1
-    _record(connection, made.fires, now)
+        last_task = new[-1][0] if len(new) > before else row.last_task_id
+        moves.append((row.id, p.due, p.next, _last(row, p), waiting, last_task))
+    _move(connection, moves)
+    made.moved = len(moves)
+    record(connection, made.fires, now)
     if new:
         made.rows = submit(connection, new)
     return made
@@ -238,16 +253,16 @@ def _fired(connection: Connection, p: Plan) -> frozenset[datetime]:
     return frozenset(connection.execute(query).scalars())
 
 
-def _move(connection: Connection, row: ScheduleRow, values: dict[str, Any]) -> None:
+def _move(connection: Connection, moves: Sequence[Move]) -> None:
     """Compare and set: under the lock it cannot fail, so that a second scheduler with the same plan finds it moved."""
-    # Behind a function, else MariaDB looks the row up by the index of `next_at`, and locks entries of others.
-    same = elapsed(_S.next_at, sa.literal(row.next_at, _S.next_at.type)) == 0
-    done = connection.execute(sa.update(schedules).where(_S.id == row.id, same).values(values))
-    if done.rowcount != 1:
-        raise AssertionError(f"a schedule moved under its lock: {done.rowcount} rows")
+    done = connection.execute(_MOVE, {"rows": doc(moves)}).rowcount if moves else 0
+    if done != len(moves):
+        raise AssertionError(
+            f"schedules moved under their lock: {done} of {len(moves)} were as they had been"
+        )
 
 
-def _record(
+def record(
     connection: Connection, rows: Sequence[tuple[bytes, datetime, Fired, bytes | None]], now: datetime
 ) -> None:
     v = _SHAPE.of()
@@ -351,39 +366,3 @@ def refuse_waiting(connection: Connection, schedule_id: bytes) -> Made:
         made.fires.append((schedule_id, at, Fired.REFUSED, None))
     connection.execute(sa.update(schedules).where(_S.id == schedule_id).values(waiting=0))
     return made
-
-
-# ---- now ----------------------------------------------------------------------------------------------------------
-
-
-def fire_now(connection: Connection, schedule_id: bytes, owner: bytes | None, task_id: bytes) -> TaskRow:
-    """A task of this schedule at once, whatever its policies, paused or not; its next fire stays. NotFound."""
-    row = lock(connection, schedule_id, owner)
-    now: datetime = connection.execute(sa.select(db_now())).scalar_one()
-    # A whole minute belongs to the schedule; and the last one may be of this very microsecond.
-    at = max(now, row.last_at or now)
-    at += timedelta(microseconds=1 if at.microsecond == 0 or at == row.last_at else 0)
-    _record(connection, [(row.id, at, Fired.RUN_NOW, task_id)], now)
-    values = {"last_at": at, "last_task_id": task_id}
-    connection.execute(sa.update(schedules).where(_S.id == row.id).values(values))
-    [task] = submit(connection, [(task_id, task_of(row, None))])
-    return task
-
-
-async def run_now(mill: Mill, schedule_id: bytes, owner: bytes | None) -> TaskRow:
-    """The async shell. `owner` None: any user's."""
-    task_id = new_id()
-
-    def work(connection: Connection) -> TaskRow:
-        return fire_now(connection, schedule_id, owner, task_id)
-
-    def again(connection: Connection) -> TaskRow:
-        lock(connection, schedule_id, owner)  # waits for a COMMIT in flight
-        found = connection.execute(select_rows().where(_T.id == task_id)).one_or_none()
-        return work(connection) if found is None else to_row(found)
-
-    row = await mill.db.write(work, resend=again)
-    mill.offer([row])
-    mill.hint("journal")
-    mill.probes.tasks_created.labels(priority=row.priority.name).inc()
-    return row

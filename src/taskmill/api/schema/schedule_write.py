@@ -27,8 +27,8 @@ from taskmill.model.ids import parse_id
 from taskmill.model.state import Priority
 from taskmill.model.task import MAX_RETRIES_LIMIT
 from taskmill.tasks import schedules as writing
-from taskmill.tasks.fire import run_now
 from taskmill.tasks.mill import Mill
+from taskmill.tasks.run_now import run_now
 from taskmill.tasks.schedules import ABSENT, NewSchedule, ScheduleChanges
 
 NAME_MOST: Final = 100
