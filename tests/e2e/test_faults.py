@@ -62,7 +62,7 @@ async def faults(site: Site, redis_url: str, seconds: float, rng: random.Random)
     until = loop.time() + seconds
     while loop.time() < until:
         what = rng.choice(("kill", "kill", "pause", "api", "flush"))
-        role = rng.choice(API if what == "api" else WORKERS)
+        role = rng.choice({"api": API, "pause": API + WORKERS}.get(what, WORKERS))
         done.append(f"{what} {role if what != 'flush' else ''}")
         if what == "flush":
             await flush(redis_url)
@@ -78,6 +78,7 @@ async def faults(site: Site, redis_url: str, seconds: float, rng: random.Random)
     return done
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("sql_engine", ["mysql"], indirect=True)
 async def test_faults_at_random(distributed: Site) -> None:
     """kill -9, SIGSTOP for longer than a lease, an API that ends, FLUSHALL: when all is well again everything drains, and
@@ -96,7 +97,7 @@ async def test_faults_at_random(distributed: Site) -> None:
     loads = [asyncio.create_task(load(site, client, over, rng)) for client in clients]
     try:
         done = await faults(
-            site, site.settings["REDIS_URL"], float(os.environ.get("TASKMILL_TEST_FAULTS", "6")), rng
+            site, site.settings["REDIS_URL"], float(os.environ.get("TASKMILL_TEST_FAULTS", "4")), rng
         )
     finally:
         over.set()
