@@ -38,6 +38,7 @@ from tests.support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.timeout(180)
 ROLES = ("api", "worker-1", "worker-2", "scheduler")
 SLOTS = 5
 """Of each worker."""

@@ -20,6 +20,7 @@ from tests.e2e.check import Verdict, check
 from tests.e2e.kit import Client, Site
 from tests.support import ROOT, Process, Processes, running, wait_until
 
+pytestmark = pytest.mark.timeout(180)
 NODE = shutil.which("node")
 KEY = "mutation($i: CreateApiKeyInput!) { createApiKey(input: $i) { key } }"
 SLOTS = 5
