@@ -130,7 +130,7 @@ async def test_up_registers_what_the_app_declares_and_runs_it(processes: Process
 
 @pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
 def test_schedules_sync_is_a_step_of_a_deploy(sql_engine: str, store_url: str, processes: Processes) -> None:
-    """It prints what it did; twice is once; what the app no longer declares goes; a broken app changes nothing."""
+    """It prints what it did; what is the same stays; what the app no longer declares goes; a broken app changes nothing."""
     env = {"DATABASE_URL": store_url}
 
     def sync(status: int = 0) -> str:
@@ -138,13 +138,17 @@ def test_schedules_sync_is_a_step_of_a_deploy(sql_engine: str, store_url: str, p
         assert process.wait(30) == status, process.output()
         return process.output()
 
-    write_app(processes.folder)
-    assert sync().split() == ["created", "nightly"]
-    assert sync().split() == ["same", "nightly"]
-    write_app(processes.folder, APP.replace("0 3", "0 4").replace('"eu"', '"us"'))
-    assert sync().split() == ["changed", "nightly"]
+    none = "\n".join(line for line in APP.splitlines() if "@app.cron" not in line)
+    write_app(processes.folder, none)
+    assert sync().strip() == "shop:app declares no schedules"
+    two = APP.replace(
+        "@app.task", '@app.cron("0 5 * * *", name="early", payload={"region": "eu"})\n@app.task'
+    )
+    write_app(processes.folder, two)
+    assert sorted(sync().splitlines()) == ["created  early", "created  nightly"]
     write_app(processes.folder, APP.replace("0 3 * * *", "0 3 31 2 *"))
     assert "nightly" in sync(2)
-    write_app(processes.folder, "\n".join(line for line in APP.splitlines() if "@app.cron" not in line))
-    assert sync().split() == ["deleted", "nightly"]
-    assert sync().strip() == "shop:app declares no schedules"
+    write_app(processes.folder, two.replace("0 3", "0 4"))
+    assert sync().splitlines() == ["changed  nightly", "same     early"]
+    write_app(processes.folder, none)
+    assert sorted(sync().splitlines()) == ["deleted  early", "deleted  nightly"]
