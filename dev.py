@@ -239,6 +239,15 @@ def put_project_in() -> None:
     packages = subprocess.check_output([PYTHON, "-c", probe], universal_newlines=True).strip()
     with open(os.path.join(packages, "taskmill-src.pth"), "w", encoding="utf-8") as file:
         file.write(os.path.join(ROOT, "src") + "\n")
+    # pytest finds the plug-in of taskmill.testing by the entry points of what is installed.
+    about = os.path.join(packages, "taskmill-0.dist-info")
+    os.makedirs(about, exist_ok=True)
+    for name, text in (
+        ("METADATA", "Metadata-Version: 2.1\nName: taskmill\nVersion: 0\n"),
+        ("entry_points.txt", "[pytest11]\ntaskmill = taskmill.testing.plugin\n"),
+    ):
+        with open(os.path.join(about, name), "w", encoding="utf-8") as file:
+            file.write(text)
     if os.name == "nt":
         return
     script = os.path.join(BIN, "taskmill")

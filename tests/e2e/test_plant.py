@@ -213,7 +213,8 @@ async def test_poison(plant: Site) -> None:
     [runner] = set(plant.runners(bad, *good).values())
     plant.open("poison")
     await wait_until(lambda: not Path(f"/proc/{runner}").exists(), 20)
-    plant.open("poisoned")  # a gate of their own: with one for all, a good task may end before the bad one kills
+    # A gate of their own: with one for all, a good task may end before the bad one kills.
+    plant.open("poisoned")
     stats = await client.drained()
     assert (stats["completed"], stats["failed"]) == (SLOTS - 1, 1)
     assert "POISON" in (await client.task(bad))["error"]
