@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
@@ -119,24 +120,47 @@ class Context:
 
 
 class Loaders:
-    """One for each thing that hangs on tasks."""
+    """One for each thing that hangs on tasks, made when it is first asked for: most requests ask for none, and all of
+    them cost a tenth of a small one."""
 
     def __init__(self, db: Database) -> None:
-        self.users: DataLoader[bytes, User | None] = _loader(db, load_users)
-        self.texts: DataLoader[bytes, Texts | None] = _loader(db, read.texts)
-        self.payloads: DataLoader[bytes, str | None] = _loader(db, read.payloads)
-        self.tasks: DataLoader[bytes, TaskView | None] = _loader(db, read.tasks)
-        self.schedule_payloads: DataLoader[bytes, str | None] = _loader(db, schedules.payloads)
-        self.tracebacks: DataLoader[tuple[bytes, int], str | None] = _loader(db, read.tracebacks)
-        self._logs: DataLoader[tuple[bytes, int, bytes | None], list[LogRow]] = DataLoader(
-            lambda keys: _in_groups(db, keys, read_logs), cache=False
-        )
-        self._runs: DataLoader[tuple[bytes, int, bytes | None], list[RunRow]] = DataLoader(
-            lambda keys: _in_groups(db, keys, read_runs), cache=False
-        )
-        self._fires: DataLoader[tuple[bytes, int, bytes | None], list[FireRow]] = DataLoader(
-            lambda keys: _in_groups(db, keys, read_fires), cache=False
-        )
+        self._db = db
+
+    @cached_property
+    def users(self) -> DataLoader[bytes, User | None]:
+        return _loader(self._db, load_users)
+
+    @cached_property
+    def texts(self) -> DataLoader[bytes, Texts | None]:
+        return _loader(self._db, read.texts)
+
+    @cached_property
+    def payloads(self) -> DataLoader[bytes, str | None]:
+        return _loader(self._db, read.payloads)
+
+    @cached_property
+    def tasks(self) -> DataLoader[bytes, TaskView | None]:
+        return _loader(self._db, read.tasks)
+
+    @cached_property
+    def schedule_payloads(self) -> DataLoader[bytes, str | None]:
+        return _loader(self._db, schedules.payloads)
+
+    @cached_property
+    def tracebacks(self) -> DataLoader[tuple[bytes, int], str | None]:
+        return _loader(self._db, read.tracebacks)
+
+    @cached_property
+    def _logs(self) -> DataLoader[tuple[bytes, int, bytes | None], list[LogRow]]:
+        return DataLoader(lambda keys: _in_groups(self._db, keys, read_logs), cache=False)
+
+    @cached_property
+    def _runs(self) -> DataLoader[tuple[bytes, int, bytes | None], list[RunRow]]:
+        return DataLoader(lambda keys: _in_groups(self._db, keys, read_runs), cache=False)
+
+    @cached_property
+    def _fires(self) -> DataLoader[tuple[bytes, int, bytes | None], list[FireRow]]:
+        return DataLoader(lambda keys: _in_groups(self._db, keys, read_fires), cache=False)
 
     def logs(self, task_id: bytes, limit: int, after: bytes | None) -> Awaitable[list[LogRow]]:
         return self._logs.load((task_id, limit, after))
