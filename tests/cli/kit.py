@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import httpx2
+import pytest
 
 from taskmill.cli import main
 from tests.support import Process, Processes, clean_environment, free_port
@@ -124,12 +125,20 @@ def _written(stream: io.TextIOWrapper) -> str:
     return stream.read()
 
 
+def fork_on_a_terminal() -> tuple[int, int]:
+    """`pty.fork`; a bare root without /dev/pts has no terminals to give."""
+    try:
+        return pty.fork()
+    except OSError as error:
+        pytest.skip(f"no pseudo-terminal here ({error})")
+
+
 class Screen:
     """A command on a terminal of so many columns."""
 
     def __init__(self, environment: dict[str, str], columns: int, *arguments: str) -> None:
         self.text = ""
-        self.pid, self._terminal = pty.fork()
+        self.pid, self._terminal = fork_on_a_terminal()
         if self.pid == 0:
             environment = {**environment, "COLUMNS": str(columns), "LINES": "50", "TERM": "xterm-256color"}
             os.execve(sys.executable, [sys.executable, "-m", "taskmill", *arguments], environment)

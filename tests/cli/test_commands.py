@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 
 from taskmill.cli import main
 from taskmill.errors import ConfigError, Conflict, StartError, Unavailable
+from tests.cli.kit import fork_on_a_terminal
 from tests.support import Processes, clean_environment
 
 Compose = Any  # tests/cli/conftest.py
@@ -265,7 +265,7 @@ def test_help_needs_no_server_modules(processes: Processes) -> None:
 
 def test_a_password_is_asked_for_without_showing_it(processes: Processes, tmp_path: Path) -> None:
     """Twice, on a terminal; then the user is there."""
-    pid, terminal = pty.fork()
+    pid, terminal = fork_on_a_terminal()
     if pid == 0:
         command = [sys.executable, "-m", "taskmill", "users", "create", "me@x.example", "--role", "ADMIN"]
         os.execve(sys.executable, command, {**clean_environment(), "TASKMILL_BCRYPT_ROUNDS": "4"})
