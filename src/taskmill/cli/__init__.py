@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, NoReturn
 
 from taskmill.errors import ConfigError, NotFound, StartError, TaskEnded, TaskmillError
 
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if arguments is None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds us on the way out
+            _leave(INTERRUPTED)
         return INTERRUPTED
     except TaskmillError as error:
         say(error.message)
@@ -121,6 +123,15 @@ def say(text: str) -> None:
             print(f"taskmill: {text}", file=sys.stderr, flush=True)
         except OSError:
             return  # nobody listens; the exit status says it too
+
+
+def _leave(status: int) -> NoReturn:
+    """At once: a second Ctrl-C may have cut short the end of a thread, for which the interpreter would wait for ever."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError, ValueError):
+                stream.flush()
+    os._exit(status)
 
 
 def _silence() -> int:
