@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import io
 import os
-import signal
 import sys
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
+from taskmill.cli.interrupt import Runner, hear_once
 from taskmill.errors import ConfigError, NotFound, StartError, TaskEnded, TaskmillError
 
 FAILED, WRONG, AWAY, ABSENT, ENDED_BADLY, TOO_LATE = 1, 2, 3, 4, 5, 6
@@ -39,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status."""
     _fill_gaps()
     _write_anything()
+    if arguments is None:
+        hear_once()
     try:
         status = _run(sys.argv[1:] if arguments is None else list(arguments))
         if sys.stdout is not None:
@@ -46,9 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _silence()
     except KeyboardInterrupt:
-        if arguments is None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds us on the way out
-            _leave(INTERRUPTED)
         return INTERRUPTED
     except TaskmillError as error:
         say(error.message)
@@ -91,13 +88,13 @@ def _run_async(work: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(work)
 
 
-def new_runner() -> asyncio.Runner:
+def new_runner() -> Runner:
     """On uvloop where there is one."""
     try:
         from uvloop import new_event_loop
     except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=new_event_loop)
+        return Runner()
+    return Runner(loop_factory=new_event_loop)
 
 
 def _fill_gaps() -> None:
@@ -123,15 +120,6 @@ def say(text: str) -> None:
             print(f"taskmill: {text}", file=sys.stderr, flush=True)
         except OSError:
             return  # nobody listens; the exit status says it too
-
-
-def _leave(status: int) -> NoReturn:
-    """At once: a second Ctrl-C may have cut short the end of a thread, for which the interpreter would wait for ever."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            with suppress(OSError, ValueError):
-                stream.flush()
-    os._exit(status)
 
 
 def _silence() -> int:
