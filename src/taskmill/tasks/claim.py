@@ -31,8 +31,7 @@ DEADLINE: Final = 5.0
 """Seconds from asking the index to the commit. With the index's own time-out (5 s) it ends before a reservation does (10 s)."""
 
 _T: Final = tasks.c
-# In the order that `_claimed` and `_waited` take them apart.
-_READ: Final = [
+RUN: Final = [
     _T.id,
     _T.fence,
     _T.user_id,
@@ -46,6 +45,10 @@ _READ: Final = [
     _T.crashes,
     _T.suspect,
     _T.releases,
+]
+"""What a run is made of, in the order in which `claimed_from` takes it apart."""
+_READ: Final = [
+    *RUN,
     # How long it has waited, worked out there: three more times a row would cost more than all the rest of it.
     elapsed(sa.case((_T.scheduled_at > _T.created_at, _T.scheduled_at), else_=_T.created_at), _T.started_at),
 ]
@@ -199,7 +202,8 @@ def _taken(
     this: Claim,
 ) -> Taken:
     """`connection` None: they are journalled already."""
-    claimed = [_claimed(r, this) for r in rows]
+    deadline = this.sent + this.lease
+    claimed = [claimed_from(r, deadline) for r in rows]
     mine = {c.id for c in claimed}
     rest = [i for i in ids if i not in mine]
     queued = {i for i in rest if states.get(i, (0, False))[0] == Status.QUEUED}
@@ -214,7 +218,8 @@ def _taken(
 NOTHING: Final = Taken([], [], set(), set(), set(), set())
 
 
-def _claimed(row: Any, this: Claim) -> Claimed:
+def claimed_from(row: Any, deadline: float) -> Claimed:
+    """A row that begins with the columns of RUN."""
     # By position: by name, a row costs three times as much, for each task that is ever claimed.
     (
         id_,
@@ -246,7 +251,7 @@ def _claimed(row: Any, this: Claim) -> Claimed:
         crashes,
         bool(suspect),
         releases,
-        this.sent + this.lease,
+        deadline,
     )
 
 

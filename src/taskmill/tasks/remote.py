@@ -25,6 +25,7 @@ from taskmill.model.state import Priority, Status, Verb
 from taskmill.model.task import Claimed, Ended, NewTask, Outcome, Renewal, Renewed
 from taskmill.sql.dialect import from_now
 from taskmill.sql.schema import runs, task_payloads, tasks, workers
+from taskmill.tasks.claim import RUN, claimed_from
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.renew import renew
 from taskmill.tasks.row import TaskRow
@@ -58,21 +59,7 @@ def operation(worker: bytes, *parts: object) -> bytes:
 # ---- claim, again -------------------------------------------------------------------------------------------------
 
 _AGAIN: Final = (
-    sa.select(
-        _T.id,
-        _T.fence,
-        _T.user_id,
-        _T.queue,
-        _T.priority,
-        _T.type,
-        _T.title,
-        task_payloads.c.payload,
-        _T.attempts,
-        _T.max_retries,
-        _T.crashes,
-        _T.suspect,
-        _T.releases,
-    )
+    sa.select(*RUN)
     .join(task_payloads, task_payloads.c.id == _T.id)
     .where(_T.id.in_(_IDS), _T.worker_id == sa.bindparam("worker"), _T.status + 0 == int(Status.PROCESSING))
     .order_by(_T.id)
@@ -88,29 +75,7 @@ def claimed_before(connection: Connection, worker: bytes, op: bytes, lease: floa
     sent = boottime()
     rows = list(connection.execute(_AGAIN, {"ids": sorted(ids), "worker": worker}))
     held = renew(connection, [Renewal(r.id, r.fence) for r in rows], lease) if rows else {}
-    return [_claimed(r, sent + lease) for r in rows if (r.id, r.fence) in held]
-
-
-def _claimed(row: Any, deadline: float) -> Claimed:
-    id_, fence, user, queue, priority, type_, title, payload, attempts, limit, crashes, suspect, releases = (
-        row
-    )
-    return Claimed(
-        id_,
-        fence,
-        user,
-        queue,
-        _PRIORITIES[priority],
-        type_,
-        title,
-        payload,
-        attempts,
-        limit,
-        crashes,
-        bool(suspect),
-        releases,
-        deadline,
-    )
+    return [claimed_from(r, sent + lease) for r in rows if (r.id, r.fence) in held]
 
 
 # ---- renew --------------------------------------------------------------------------------------------------------
