@@ -5,7 +5,6 @@
 <!-- docs: answers=CONFLICT -->  a document that is refused, with this code
 <!-- docs: fails=3 -->           a command that ends with this status
 <!-- docs: continues -->         Python that goes on after the Python block before it
-<!-- docs: skip=why -->          not run, and why: for what needs a server that no test can have
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<marks>```+|~~~+)(?P<language>[A-Za-z0-9_+-]*)[^\n]*$")
+WORDS = {"file", "serve", "answers", "fails", "continues"}
 TOLD = re.compile(r"^ *<!-- docs: (?P<what>.+?) -->\s*$")
 
 
@@ -41,6 +41,7 @@ def blocks(page: Path) -> list[Block]:
         comment, fence = TOLD.match(lines[at]), FENCE.match(lines[at])
         if comment:
             name, _, value = comment["what"].partition("=")
+            assert name.strip() in WORDS, f"{page.name}:{at + 1}: no such word: {name}"
             told[name.strip()] = value.strip()
         elif fence:
             end = next(

@@ -53,7 +53,7 @@ class Book:
         shims = folder / "shims"
         for made in (self.logs, shims):
             made.mkdir()
-        for name in ("make", "taskmill"):
+        for name in ("make", "taskmill", "node"):
             shim = shims / name
             shim.write_text(f"#!{sys.executable}\n" + (ROOT / "tests/docs/shims.py").read_text())
             shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
@@ -74,6 +74,7 @@ class Book:
             "TASKMILL_API_URL": self.base,
             "TASKMILL_DRAIN": "1",
             "DOCS_TASKMILL": str(BIN / "taskmill"),
+            "DOCS_NODE": shutil.which("node") or "node",
             "DOCS_PIDS": str(self.pids),
             "DOCS_LOGS": str(self.logs),
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -189,9 +190,6 @@ class Book:
     # -- a block -----------------------------------------------------------------------------------------
 
     def run(self, block: Block) -> None:
-        if "skip" in block.told:
-            assert block.told["skip"], f"{block}: skip=why"
-            return
         if "serve" in block.told:
             self.serve(block.told["serve"] or None)
         runner = {
@@ -233,7 +231,7 @@ class Book:
 
     def _sh(self, block: Block) -> None:
         text = self._filled(block)
-        for tool in ("curl", "openssl"):  # a reader has them; a bare machine need not
+        for tool in ("curl", "openssl", "node"):  # a reader has them; a bare machine need not
             if re.search(rf"\b{tool}\b", text) and shutil.which(tool) is None:
                 pytest.skip(f"{tool} is not on PATH")
         starts = bool(re.search(r"\b(make|taskmill) +(up|api|dev)\b", text))

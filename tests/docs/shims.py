@@ -1,4 +1,4 @@
-"""Stands in for `make` and `taskmill` while the shell blocks of a page run: what would run until Ctrl-C is started in the
+"""Stands in for `make`, `taskmill` and `node` while the shell blocks of a page run: what would run until Ctrl-C is started in the
 background, and the block goes on when it is ready. All else is the real program; a load test makes fewer tasks."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 SERVICES = {"up", "api", "worker", "scheduler"}
-READY = {"worker": '"event":"worker"', "scheduler": '"event":"scheduler"'}
+READY = {"worker": '"event":"worker"', "scheduler": '"event":"scheduler"', "node": '"event":"ready"'}
 PATIENCE = 60.0
 
 
@@ -25,18 +25,21 @@ def main() -> int:
             return 0  # this is the test
         extra = next((a.removeprefix("ARGS=") for a in rest if a.startswith("ARGS=")), "")
         arguments = [{"dev": "up"}.get(target, target), *shlex.split(extra)]
+    if program == "node":
+        return serve("node", [os.environ["DOCS_NODE"], *arguments])
     if arguments[:1] == ["load-test"]:
         arguments = [{"1000": "200"}.get(a, a) for a in arguments]
     if not arguments or arguments[0] not in SERVICES:
         os.execv(os.environ["DOCS_TASKMILL"], [os.environ["DOCS_TASKMILL"], *arguments])
-    return serve([a for a in arguments if a != "--reload"])
+    command = [os.environ["DOCS_TASKMILL"], *(a for a in arguments if a != "--reload")]
+    return serve(arguments[0], command)
 
 
-def serve(arguments: list[str]) -> int:
-    log = Path(os.environ["DOCS_LOGS"]) / f"{arguments[0]}-{os.getpid()}.log"
+def serve(service: str, command: list[str]) -> int:
+    log = Path(os.environ["DOCS_LOGS"]) / f"{service}-{os.getpid()}.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            [os.environ["DOCS_TASKMILL"], *arguments],
+            command,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -49,10 +52,10 @@ def serve(arguments: list[str]) -> int:
         if child.poll() is not None:
             sys.stderr.write(log.read_text(errors="replace"))
             return child.returncode or 1
-        if ready(arguments[0], log):
+        if ready(service, log):
             return 0
         time.sleep(0.1)
-    sys.stderr.write(f"{arguments} is not ready:\n{log.read_text(errors='replace')}")
+    sys.stderr.write(f"{service} is not ready:\n{log.read_text(errors='replace')}")
     return 1
 
 

@@ -55,9 +55,9 @@ def test_a_page_that_is_malformed(tmp_path: Path, text: str) -> None:
         "<!-- docs: file=shop.py -->\n```python\nimport no_such_module\n```\n",
         "```json\n{'a': 1}\n```\n",
         "```ruby\nputs 1\n```\n",
-        "<!-- docs: skip= -->\n```sh\nfalse\n```\n",
+        "<!-- docs: skip=it is long -->\n```sh\ntrue\n```\n",
     ],
-    ids=["status", "pipe", "another status", "import", "json", "language", "skipped without a reason"],
+    ids=["status", "pipe", "another status", "import", "json", "language", "skipped"],
 )
 def test_a_block_that_lies(tmp_path: Path, text: str) -> None:
     """Fails its page."""
