@@ -71,3 +71,14 @@ def test_keys_twice(text: str) -> None:
     """A key that is there twice is refused, also when it is written in two ways."""
     with pytest.raises(JsonError, match="twice"):
         load_json(text)
+
+
+def test_deeper_than_the_stack() -> None:
+    """A value too deep for any recursion is refused as one of 33 levels is: by its depth, and as the caller's."""
+    value: dict[str, Any] = {}
+    for _ in range(100_000):
+        value = {"a": value}
+    with pytest.raises(BadUserInput, match="deeper than 32 levels"):
+        canonical(value)
+    while value:
+        value = value["a"]  # level by level: the interpreter frees what is deep by recursion

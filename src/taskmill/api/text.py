@@ -78,13 +78,15 @@ def canonical(value: object, what: str = "payload") -> str:
     """
     if not isinstance(value, dict):
         raise BadUserInput(f'{what}: an object is expected, such as {{videoId: "abc123"}}')
-    _check_depth(value, what)
     try:
         encoded = _encoder.encode(value)
+    except RecursionError:
+        raise _too_deep(what) from None
     except (UnicodeError, TypeError, ValueError):
         raise BadUserInput(f"{what}: it holds what JSON cannot") from None
     if len(encoded) > PAYLOAD_LIMIT:
         raise PayloadTooLarge(f"{what}: {len(encoded)} bytes; at most {PAYLOAD_LIMIT} are taken")
+    _check_depth(value, what)  # after its size: a million empty lists would hold the loop for half a second
     return encoded.decode()
 
 
@@ -95,7 +97,11 @@ def _check_depth(value: object, what: str) -> None:
         level = [item for parent in level for item in _items(parent, what)]
         if not level:
             return
-    raise BadUserInput(f"{what}: nested deeper than {PAYLOAD_DEPTH} levels")
+    raise _too_deep(what)
+
+
+def _too_deep(what: str) -> BadUserInput:
+    return BadUserInput(f"{what}: nested deeper than {PAYLOAD_DEPTH} levels")
 
 
 def _items(value: object, what: str) -> list[object]:
