@@ -33,7 +33,7 @@ HELP = """usage: python3 dev.py COMMAND [ARGUMENTS]   (or: make COMMAND, ARGS="â
   test-unit    the tests that need no server and start no process
   test-e2e     the tests that start processes
   coverage     all tests, with line and branch coverage
-  check        lint, formatting, types, layers, migrations, reference, locks
+  check        lint, formatting, types, layers, migrations, reference, security, secrets, locks
   fmt          format and mend what can be mended
   reference    write docs/reference/ anew from the code
   lock         write the locks anew from pyproject.toml (--upgrade: to the newest versions)

@@ -1,8 +1,7 @@
 """Writes docs/reference/ from the code; `--check` says which page is stale instead (exit 1).
 
 settings from the settings model, the GraphQL schema from Strawberry, metrics from the probes, errors from the tree,
-states from the transition table, who may do what from the fields of the schema, and the
-command line from its app.
+states from the transition table, who may do what from the fields of the schema, the command line from its app.
 """
 
 from __future__ import annotations

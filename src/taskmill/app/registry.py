@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from taskmill.model.cron import CronSpec
 
 P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 Hook = TypeVar("Hook", bound=Callable[[], Any])
 Errors = type[BaseException] | tuple[type[BaseException], ...]

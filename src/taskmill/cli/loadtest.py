@@ -22,6 +22,8 @@ import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from taskmill.cli import reading
+from taskmill.client.http import endpoint
 from taskmill.errors import ConfigError, StartError
 
 REGISTER: Final = (
@@ -72,35 +74,24 @@ class Plan:
         except ValueError:
             raise ConfigError("--payload: expected JSON, such as '{\"n\": 1}'") from None
         return cls(
-            tasks=_number("--tasks", tasks, 1000, 1_000_000),
-            concurrency=_number("--concurrency", concurrency, 10, 1000),
+            tasks=reading.number("--tasks", tasks, 1000, 1, 1_000_000),
+            concurrency=reading.number("--concurrency", concurrency, 10, 1, 1000),
             endpoint=_endpoint(url, allow_remote=allow_remote),
             type=type,
             payload=content,
-            timeout=float(_number("--timeout", timeout, 300, 86400)),
+            timeout=float(reading.number("--timeout", timeout, 300, 1, 86400)),
         )
-
-
-def _number(name: str, text: str | None, default: int, most: int) -> int:
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
-        raise ConfigError(f"{name}: expected a whole number from 1 to {most}, got {text[:40]!r}")
-    return int(text)
 
 
 def _endpoint(url: str, *, allow_remote: bool) -> str:
     try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment or parts.username:
-        raise ConfigError("--url: expected one such as http://localhost:3000")
+        found = endpoint(url)
+    except ConfigError:
+        raise ConfigError("--url: expected one such as http://localhost:3000") from None
+    host = urlsplit(found).hostname or ""
     if not allow_remote and not _is_loopback(host):
         raise ConfigError(f"--url: {host} is another machine: give --allow-remote when that is meant")
-    path = parts.path.rstrip("/").removesuffix("/graphql")
-    return f"{parts.scheme}://{parts.netloc}{path}/graphql"
+    return found
 
 
 def _is_loopback(host: str) -> bool:

@@ -11,6 +11,7 @@ from typing import cast
 from taskmill import compose
 from taskmill.api.users import Role
 from taskmill.api.users import User as Account
+from taskmill.cli import reading
 from taskmill.client import User
 from taskmill.client.types import RoleName
 from taskmill.errors import ConfigError
@@ -63,11 +64,7 @@ def _told(user: Account) -> User:
 
 def parse_role(text: str) -> Role:
     """In any case. ConfigError names the roles there are."""
-    try:
-        return Role[text.upper()]
-    except KeyError:
-        names = ", ".join(role.name for role in Role)
-        raise ConfigError(f"role {text[:40]!r}: expected one of {names}") from None
+    return Role[reading.one_of("role", text, Role.__members__)]
 
 
 def _from_stdin() -> str:
