@@ -100,7 +100,7 @@ class RemoteSource:
         while True:
             tries += 1
             try:
-                return await self._register(self._registry)
+                return await self._register()
             except (Unauthenticated, Forbidden) as error:
                 raise ConfigError(f"TASKMILL_API_KEY: {self._api.endpoint} says: {error.message}") from None
             except Unavailable as error:
@@ -113,9 +113,14 @@ class RemoteSource:
             except TaskmillError as error:
                 raise StartError(f"TASKMILL_API_URL: {error.message}") from None
 
-    async def _register(self, registry: Registry) -> float:
-        types, retries = _known(registry)
-        given = api.Registering(
+    async def _register(self) -> float:
+        answer = await self._api.ask(api.REGISTER, TIMEOUT, input=self._me())
+        self._lease = answer.register_worker.lease_seconds
+        return self._lease
+
+    def _me(self) -> api.Registering:
+        types, retries = _known(self._registry)
+        return api.Registering(
             self.boot_id,
             self._options.name or self._host,
             self._options.queues,
@@ -125,9 +130,6 @@ class RemoteSource:
             self._options.slots,
             self._options.version,
         )
-        answer = await self._api.ask(api.REGISTER, TIMEOUT, input=given)
-        self._lease = answer.register_worker.lease_seconds
-        return self._lease
 
     # -- claim -------------------------------------------------------------------------------------------
 
@@ -161,16 +163,8 @@ class RemoteSource:
             return claimed
 
     def _claim(self, n: int, suspects: int, wait: float, operation: str) -> api.Claiming:
-        types, retries = _known(self._registry)
         return api.Claiming(
-            self.boot_id,
-            self._options.name or self._host,
-            self._options.queues,
-            types,
-            retries,
-            self._host,
-            self._options.slots,
-            self._options.version,
+            **msgspec.structs.asdict(self._me()),
             max=n,
             suspects=min(suspects, n),
             wait_seconds=wait,

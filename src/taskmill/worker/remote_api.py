@@ -51,15 +51,7 @@ class Registering(_Out):
     version: str
 
 
-class Claiming(_Out):
-    worker: str
-    name: str
-    queues: tuple[str, ...]
-    types: list[str]
-    retries: list[Retries]
-    host: str
-    slots: int
-    version: str
+class Claiming(Registering):
     max: int
     suspects: int
     wait_seconds: float
