@@ -16,6 +16,7 @@ from strawberry.dataloader import DataLoader
 
 from taskmill.api.auth import Session, Tokens
 from taskmill.api.feed import Feed
+from taskmill.api.keys import KeyInfo
 from taskmill.api.limits import Limiter
 from taskmill.api.options import ApiOptions
 from taskmill.api.users import Accounts, Role, User, load_users
@@ -94,21 +95,23 @@ class Context:
             raise Forbidden(f"{name} is for {needed}: this login has the role {role.name}.")
 
     @property
+    def key(self) -> KeyInfo | None:
+        """The API key that who asks signed in with; None: it logged in, or did not."""
+        return None if self.session is None else self.session.key
+
+    @property
     def bound(self) -> bool:
         """Whether who asks may use some queues only."""
-        return (
-            self.session is not None and self.session.key is not None and self.session.key.queues is not None
-        )
+        return self.key is not None and self.key.queues is not None
 
     def check_queue(self, queue: str) -> None:
         """Forbidden when who asks signed in with an API key that is bound to other queues."""
-        key = self.session.key if self.session is not None else None
-        if key is not None and key.queues is not None and queue not in key.queues:
-            raise Forbidden(f"queue: this API key is for {', '.join(key.queues)} only.")
+        if self.key is not None and self.key.queues is not None and queue not in self.key.queues:
+            raise Forbidden(f"queue: this API key is for {', '.join(self.key.queues)} only.")
 
     def check_login(self, name: str) -> None:
         """Forbidden when who asks signed in with an API key: what only a person does, with a password."""
-        if self.session is not None and self.session.key is not None:
+        if self.key is not None:
             raise Forbidden(f"{name} needs a login: an API key is not enough.")
 
     async def viewer_now(self) -> User:

@@ -105,8 +105,7 @@ class KeyMutations:
         context = info.context
         _no_worker_key(info, "createApiKey")
         viewer, new = context.viewer(), _new_key(input)
-        by = context.session.key if context.session is not None else None
-        text, row = await context.services.accounts.keys.create(viewer, new, by)
+        text, row = await context.services.accounts.keys.create(viewer, new, context.key)
         return CreatedApiKey(key=text, api_key=ApiKey.of(row))
 
     @strawberry.mutation(

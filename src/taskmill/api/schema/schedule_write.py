@@ -18,6 +18,7 @@ from taskmill.api.schema.task_write import (
     DESCRIPTION_MOST,
     TITLE_MOST,
     CreateTaskInput,
+    checked_retries,
     new_task,
 )
 from taskmill.api.text import canonical, line, prose
@@ -25,7 +26,6 @@ from taskmill.errors import BadUserInput, NotFound
 from taskmill.model.cron import Misfire, Overlap, parse
 from taskmill.model.ids import parse_id
 from taskmill.model.state import Priority
-from taskmill.model.task import MAX_RETRIES_LIMIT
 from taskmill.tasks import schedules as writing
 from taskmill.tasks.mill import Mill
 from taskmill.tasks.run_now import run_now
@@ -185,12 +185,6 @@ def _rule(cron: str, zone: str) -> tuple[str, str]:
     return rule.expression, rule.zone
 
 
-def _retries(value: int | None) -> int | None:
-    if value is not None and not 0 <= value <= MAX_RETRIES_LIMIT:
-        raise BadUserInput(f"maxRetries: 0 to {MAX_RETRIES_LIMIT} is expected")
-    return value
-
-
 _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "name": lambda v: line("name", v, NAME_MOST),
     "cron": lambda v: _rule(v, UTC)[0],
@@ -201,7 +195,7 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "payload": lambda v: canonical({} if v is None else v),
     "priority": lambda v: v,
     "queue": lambda v: checked_queue(v) or DEFAULT_QUEUE,
-    "max_retries": _retries,
+    "max_retries": checked_retries,
     "misfire": lambda v: v,
     "overlap": lambda v: v,
     "enabled": lambda v: v,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
 import strawberry
 
-from taskmill.api.schema.context import Info
+from taskmill.api.schema.context import Context, Info
 from taskmill.api.schema.roles import PEOPLE, allow
 from taskmill.api.schema.scalars import Json
 from taskmill.api.schema.task import Task, checked_queue, checked_type
@@ -73,16 +73,7 @@ class TaskMutations:
     @strawberry.mutation(description="At most 1,000 tasks, all or none of them.", metadata=allow(*PEOPLE))
     async def create_tasks(self, info: Info, inputs: list[CreateTaskInput]) -> list[Task]:
         context = info.context
-        user_id = context.viewer().id
-        if not 1 <= len(inputs) <= CREATE_MOST:
-            raise BadUserInput(f"inputs: 1 to {CREATE_MOST} tasks are expected")
-        new = []
-        for index, item in enumerate(inputs):
-            try:
-                new.append(new_task(item, user_id))
-            except (BadUserInput, PayloadTooLarge) as error:
-                raise type(error)(f"inputs[{index}].{error.message}") from None
-            context.check_queue(new[-1].queue)
+        new = new_tasks(context, inputs, context.viewer().id)
         return [Task.of(row, context) for row in await context.services.submitter.submit(new)]
 
     @strawberry.mutation(
@@ -124,13 +115,25 @@ async def _done(info: Info, id: str, verb: Callable[[Mill, bytes, bytes | None],
     return Task.of(row, context)
 
 
+def new_tasks(context: Context, inputs: Sequence[CreateTaskInput], user_id: bytes) -> list[NewTask]:
+    """All of them, checked. BadUserInput or PayloadTooLarge name the item; Forbidden: a queue is not for who asks."""
+    if not 1 <= len(inputs) <= CREATE_MOST:
+        raise BadUserInput(f"inputs: 1 to {CREATE_MOST} tasks are expected")
+    new = []
+    for index, item in enumerate(inputs):
+        try:
+            new.append(new_task(item, user_id))
+        except (BadUserInput, PayloadTooLarge) as error:
+            raise type(error)(f"inputs[{index}].{error.message}") from None
+        context.check_queue(new[-1].queue)
+    return new
+
+
 def new_task(given: CreateTaskInput, user_id: bytes) -> NewTask:
     """The input, checked. BadUserInput or PayloadTooLarge name the field."""
     payload: object = {} if given.payload is None else given.payload
     text = canonical(payload)
-    retries = given.max_retries
-    if retries is not None and not 0 <= retries <= MAX_RETRIES_LIMIT:
-        raise BadUserInput(f"maxRetries: 0 to {MAX_RETRIES_LIMIT} is expected")
+    retries = checked_retries(given.max_retries)
     return NewTask(
         user_id=user_id,
         title=line("title", given.title, TITLE_MOST),
@@ -160,6 +163,12 @@ def task_changes(given: UpdateTaskInput) -> updating.TaskChanges:
     if not changes:
         raise BadUserInput("input: nothing to change is given")
     return updating.TaskChanges(**changes)  # type: ignore[arg-type]  # checked field by field above
+
+
+def checked_retries(retries: int | None) -> int | None:
+    if retries is not None and not 0 <= retries <= MAX_RETRIES_LIMIT:
+        raise BadUserInput(f"maxRetries: 0 to {MAX_RETRIES_LIMIT} is expected")
+    return retries
 
 
 def _needed(name: str, value: T | None) -> T:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import strawberry
 
 from taskmill.api.schema.context import Context, Info
 from taskmill.api.schema.roles import allow, open_to
 from taskmill.api.schema.scalars import Json
-from taskmill.api.schema.task_write import CREATE_MOST, new_task
+from taskmill.api.schema.task_write import new_tasks
 from taskmill.api.schema.work_input import (
-    BATCH_MOST,
     CLAIM_MOST,
     WAIT_MOST,
     AppendLogsInput,
@@ -34,6 +33,7 @@ from taskmill.api.schema.work_input import (
     RunEnd,
     SettleTasksInput,
     SubmitTasksInput,
+    bounded,
     brought,
     described,
     lease_of,
@@ -259,17 +259,7 @@ class WorkMutations:
 
     @strawberry.mutation(description="The run succeeded.", metadata=allow(*WORKERS))
     async def complete_task(self, info: Info, input: CompleteTaskInput) -> SettledRun:
-        return await _settle_one(
-            info,
-            input.worker,
-            OutcomeInput(
-                id=input.id,
-                fence=input.fence,
-                operation_id=input.operation_id,
-                ended=RunEnd.SUCCEEDED,
-                result=input.result,
-            ),
-        )
+        return await _settle_one(info, input, RunEnd.SUCCEEDED, result=input.result)
 
     @strawberry.mutation(
         description="The run failed: again later while attempts are left, else FAILED.",
@@ -278,33 +268,18 @@ class WorkMutations:
     async def fail_task(self, info: Info, input: FailTaskInput) -> SettledRun:
         return await _settle_one(
             info,
-            input.worker,
-            OutcomeInput(
-                id=input.id,
-                fence=input.fence,
-                operation_id=input.operation_id,
-                ended=RunEnd.FAILED,
-                message=input.message,
-                error_type=input.error_type,
-                traceback=input.traceback,
-                retryable=input.retryable,
-                after=input.after,
-            ),
+            input,
+            RunEnd.FAILED,
+            message=input.message,
+            error_type=input.error_type,
+            traceback=input.traceback,
+            retryable=input.retryable,
+            after=input.after,
         )
 
     @strawberry.mutation(description="The run is given back, unfinished.", metadata=allow(*WORKERS))
     async def release_task(self, info: Info, input: ReleaseTaskInput) -> SettledRun:
-        return await _settle_one(
-            info,
-            input.worker,
-            OutcomeInput(
-                id=input.id,
-                fence=input.fence,
-                operation_id=input.operation_id,
-                ended=_RELEASED[input.reason],
-                message=input.message,
-            ),
-        )
+        return await _settle_one(info, input, _RELEASED[input.reason], message=input.message)
 
     @strawberry.mutation(
         description="Outcomes of many runs at once. A stale one is told by its state, and stops no other.",
@@ -312,8 +287,7 @@ class WorkMutations:
     )
     async def settle_tasks(self, info: Info, input: SettleTasksInput) -> list[SettledRun]:
         worker, batch = worker_of(info, input.worker)[0], []
-        if len(input.outcomes) > BATCH_MOST:
-            raise BadUserInput(f"outcomes: at most {BATCH_MOST} are taken at once")
+        bounded("outcomes", input.outcomes)
         for index, given in enumerate(input.outcomes):
             try:
                 batch.append(brought(worker, given))
@@ -338,17 +312,18 @@ class WorkMutations:
     async def submit_tasks(self, info: Info, input: SubmitTasksInput) -> list[strawberry.ID]:
         worker, lease = worker_of(info, input.worker)[0], lease_of(input.id, input.fence)
         op = operation_of(worker, input.operation_id, "submit", lease)
-        for given in input.inputs:
-            info.context.check_queue(given.queue or "default")
-        if not 1 <= len(input.inputs) <= CREATE_MOST:
-            raise BadUserInput(f"inputs: 1 to {CREATE_MOST} tasks are expected")
-        new = [new_task(given, b"") for given in input.inputs]
+        new = new_tasks(info.context, input.inputs, b"")  # whose they are, the run's task says
         ids = await submit_remote(info.context.services.mill, worker, lease, op, new)
         return [strawberry.ID(id_text(id_)) for id_ in ids]
 
 
-async def _settle_one(info: Info, worker: str, given: OutcomeInput) -> SettledRun:
-    [answer] = await _settle(info, [brought(worker_of(info, worker)[0], given)])
+async def _settle_one(
+    info: Info, given: CompleteTaskInput | FailTaskInput | ReleaseTaskInput, ended: RunEnd, **said: Any
+) -> SettledRun:
+    outcome = OutcomeInput(
+        id=given.id, fence=given.fence, operation_id=given.operation_id, ended=ended, **said
+    )
+    [answer] = await _settle(info, [brought(worker_of(info, given.worker)[0], outcome)])
     if answer.state is SettleState.STALE:
         raise Stale(NOT_YOURS)
     if answer.state is SettleState.CONFLICT:

@@ -13,7 +13,7 @@ import strawberry
 from taskmill.api.schema.context import Info
 from taskmill.api.schema.scalars import Json
 from taskmill.api.schema.task import QUEUE, TYPE
-from taskmill.api.schema.task_write import CreateTaskInput
+from taskmill.api.schema.task_write import CreateTaskInput, checked_retries
 from taskmill.api.text import line
 from taskmill.api.work import Who
 from taskmill.errors import BadUserInput, PayloadTooLarge
@@ -22,7 +22,6 @@ from taskmill.model.ids import parse_id
 from taskmill.model.jsontext import json_text
 from taskmill.model.task import (
     ERROR_LIMIT,
-    MAX_RETRIES_LIMIT,
     PAYLOAD_LIMIT,
     TRACEBACK_LIMIT,
     Ended,
@@ -237,12 +236,11 @@ class SubmitTasksInput:
 
 def worker_of(info: Info, boot: str) -> tuple[bytes, bytes]:
     """Its id in the record, and whose it is."""
-    session = info.context.session
-    user = info.context.viewer()
+    user, key = info.context.viewer(), info.context.key
     raw = parse_id(boot)
     if raw is None:
         raise BadUserInput("worker: a UUID is expected, made anew at each start of the worker")
-    owner = session.key.id if session is not None and session.key is not None else user.id
+    owner = user.id if key is None else key.id
     return worker_id(owner, raw), owner
 
 
@@ -256,12 +254,13 @@ def described(info: Info, given: ClaimTasksInput | RegisterWorkerInput) -> Who:
         info.context.check_queue(queue)
     if not 0 <= given.slots <= SLOTS_MOST:
         raise BadUserInput(f"slots: 0 to {SLOTS_MOST} is expected")
-    session = info.context.session
-    key = session.key.name if session is not None and session.key is not None else "remote"
+    key = info.context.key
     return Who(
         id_,
         owner,
-        line("name", given.name, NAME_MOST) if given.name else clean(key)[:NAME_MOST],
+        line("name", given.name, NAME_MOST)
+        if given.name
+        else clean(key.name if key else "remote")[:NAME_MOST],
         queues,
         _registry(given.types, given.retries),
         clean(given.host)[:255],
@@ -271,18 +270,12 @@ def described(info: Info, given: ClaimTasksInput | RegisterWorkerInput) -> Who:
 
 
 def _registry(types: Sequence[str] | None, retries: Sequence[TypeRetriesInput]) -> Registry:
-    known = {(r.type or None): _retries(r.max_retries) for r in retries}
+    known = {(r.type or None): checked_retries(r.max_retries) for r in retries}
     names = {t or None for t in types or ()} | set(known)
     if len(names) > TYPES_MOST or not all(name is None or TYPE.fullmatch(name) for name in names):
         raise BadUserInput(f"types: at most {TYPES_MOST} names of types are expected")
     ordered = sorted(names, key=lambda name: name or "")
     return Registry(tuple(HandlerSpec(name, max_retries=known.get(name)) for name in ordered))
-
-
-def _retries(n: int) -> int:
-    if not 0 <= n <= MAX_RETRIES_LIMIT:
-        raise BadUserInput(f"maxRetries: 0 to {MAX_RETRIES_LIMIT} is expected")
-    return n
 
 
 def operation_of(worker: bytes, given: str | None, *what: object) -> bytes:
@@ -298,9 +291,10 @@ def _fence(fence: int) -> int:
     return fence
 
 
-def _bounded(name: str, items: Sequence[Any], most: int = BATCH_MOST) -> None:
-    if len(items) > most:
-        raise BadUserInput(f"{name}: at most {most} are taken at once")
+def bounded(name: str, items: Sequence[Any]) -> None:
+    """BadUserInput beyond BATCH_MOST."""
+    if len(items) > BATCH_MOST:
+        raise BadUserInput(f"{name}: at most {BATCH_MOST} are taken at once")
 
 
 def lease_of(id_: str, fence: int) -> tuple[bytes, int]:
@@ -310,7 +304,7 @@ def lease_of(id_: str, fence: int) -> tuple[bytes, int]:
 
 def leases_of(given: RenewTasksInput) -> list[Renewal]:
     """Each lease once: the last that was said of it."""
-    _bounded("leases", given.leases)
+    bounded("leases", given.leases)
     return list({(r.id, r.fence): r for r in (_renewal(lease) for lease in given.leases)}.values())
 
 
@@ -356,7 +350,7 @@ def _after(after: float | None) -> float | None:
 
 def lines_of(given: AppendLogsInput) -> list[LogLine]:
     """The lines, made safe to keep and to show as those of other runs are."""
-    _bounded("lines", given.lines)
+    bounded("lines", given.lines)
     now = to_utc(datetime.now(UTC))
     return [_line(item, now) for item in given.lines]
 
