@@ -29,6 +29,8 @@ MUTATIONS: Final = 5
 ENTRIES: Final = frozenset({"login", "register", "changePassword"})
 """Each of them tries a password: one a document, so that a limit on requests is one on tries."""
 INTROSPECTION: Final = frozenset({"__schema", "__type"})
+SHOWN_MOST: Final = 1_000_000
+"""A number beyond it is not written out."""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ def too_much(document: DocumentNode) -> str | None:
 
 def _shown(number: int) -> str:
     """Fragments that double at each level make numbers of hundreds of digits."""
-    return str(number) if number <= 1_000_000 else "more than 1,000,000"
+    return str(number) if number <= SHOWN_MOST else f"more than {SHOWN_MOST:,}"
 
 
 class _Measure:

@@ -1,9 +1,10 @@
 """What a document costs: a number for each operation, known before anything runs.
 
-A field costs its weight (metadata `cost`; when it says nothing TEXT for a JSON value, else 1) and what is selected inside of it. Inside of a field
-that brings many, the selection counts once for each: as often as its argument `limit` says (`SIZES`), whether that is
-a literal, a variable, a variable's default or the schema's own. Lists in lists multiply. A list that is given, such as
-`inputs` of createTasks, costs 1 an item and does not multiply what is selected of the answer.
+A field costs its weight (metadata `cost`; when it says nothing TEXT for a JSON value, else 1) and what is selected
+inside of it. Inside of a field that brings many, the selection counts once for each: as often as its argument `limit`
+says (`SIZES`), whether that is a literal, a variable, a variable's default or the schema's own. Lists in lists multiply.
+A list that is given, such as `inputs` of createTasks, costs 1 an item and does not multiply what is selected of the
+answer.
 
     metadata={"cost": 5}             this field weighs 5
     metadata={"size": "input.max"}   the argument that says how many there will be; or a number, when none does
@@ -43,6 +44,8 @@ from graphql import (
 )
 from graphql.utilities import value_from_ast_untyped
 
+from taskmill.api.schema.roles import DEFINITION
+
 COST: Final = "cost"
 SIZE: Final = "size"
 WAIT: Final = "wait"
@@ -56,8 +59,6 @@ PAGE_MOST: Final = 100
 TEXT: Final = 15
 """What a JSON value costs: a payload or result may have 256 KiB, 16 KiB for each point of it. Pages of them are bounded to
 some 80 MiB by this, and a whole page of usual tasks with both still passes."""
-SHOWN_MOST: Final = 1_000_000
-DEFINITION: Final = "strawberry-definition"
 
 Variables = Mapping[str, Any]
 Size = Callable[[Variables], int]

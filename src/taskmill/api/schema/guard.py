@@ -31,10 +31,11 @@ from strawberry.extensions import AddValidationRules, MaxTokensLimiter, SchemaEx
 from strawberry.schema.schema import validate_document
 from strawberry.types.graphql import OperationType
 
-from taskmill.api.schema.bounds import too_much
-from taskmill.api.schema.cost import SHOWN_MOST, Plan, plans
+from taskmill.api.schema.bounds import SHOWN_MOST, too_much
+from taskmill.api.schema.cost import Plan, plans
 from taskmill.api.schema.faults import MOST, Faults
 from taskmill.errors import RequestTimeout
+from taskmill.runtime.recent import Recent
 
 TOKENS: Final = 1000
 CHARACTERS: Final = 15_000
@@ -72,7 +73,7 @@ class Known:
 class Documents(SchemaExtension):
     """Reads and judges a document: 2 ms the first time, nothing when a short one comes again."""
 
-    def __init__(self, kept: dict[str, Known]) -> None:
+    def __init__(self, kept: Recent[str, Known]) -> None:
         super().__init__()
         self._kept = kept
         self._known: Known | None = None
@@ -81,9 +82,7 @@ class Documents(SchemaExtension):
     def on_parse(self) -> Iterator[None]:
         context = self.execution_context
         query = context.query or ""
-        self._known = self._kept.pop(query, None)
-        if self._known is not None:
-            self._kept[query] = self._known  # the last that would be pushed out
+        self._known = self._kept.get(query)
         if len(query) > CHARACTERS:
             # Not read at all: it goes on as a document that is refused.
             context._provided_operation_name = None
@@ -94,9 +93,7 @@ class Documents(SchemaExtension):
         if self._known is None and context.graphql_document is not None:
             self._known = Known(context.graphql_document)
             if len(query) <= CACHED_SIZE:
-                if len(self._kept) >= CACHED:
-                    del self._kept[next(iter(self._kept))]
-                self._kept[query] = self._known
+                self._kept.put(query, self._known)
 
     def on_validate(self) -> Iterator[None]:
         context, known = self.execution_context, self._known
@@ -176,7 +173,7 @@ def _unrunnable(message: str) -> GraphQLError:
 
 def extensions(*, introspection: bool) -> list[Factory]:
     """For each request new instances; what was found of documents is kept for the schema that these are made for."""
-    kept: dict[str, Known] = {}
+    kept: Recent[str, Known] = Recent(CACHED)
     rules: list[type[ASTValidationRule]] = [] if introspection else [NoSchemaIntrospectionCustomRule]
     return [
         Faults,
