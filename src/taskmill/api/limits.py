@@ -24,7 +24,7 @@ from taskmill.api.auth import Session
 from taskmill.api.options import LimitOptions
 from taskmill.errors import IndexUnavailable, RateLimited, Unauthenticated
 from taskmill.index.breaker import Breaker
-from taskmill.index.connect import LOST, Client, IndexOptions, connect, disconnect
+from taskmill.index.connect import LOST, Client, IndexOptions, connect, disconnect, words
 from taskmill.runtime.probes import Probes
 
 REDIS_TIMEOUT: Final = 0.25
@@ -105,7 +105,7 @@ class Counters:
             async with asyncio.timeout(REDIS_TIMEOUT):
                 return await work(redis)
         except LOST as error:
-            raise IndexUnavailable(f"{type(error).__name__}: {error}"[:200]) from error
+            raise IndexUnavailable(words(error)) from error
 
     async def _probe(self) -> None:
         """Writes: a server that is full, or a replica, answers a PING too."""

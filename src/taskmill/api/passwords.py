@@ -18,6 +18,7 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.bcrypt import BcryptHasher
 
 from taskmill.errors import BadUserInput, Unavailable
+from taskmill.tasks.service import NO_PASSWORD
 
 PASSWORD_LEAST: Final = 8
 PASSWORD_MOST: Final = 72
@@ -26,8 +27,6 @@ READ_MOST: Final = 8 * PASSWORD_MOST
 """Bytes that are brought into NFC: it takes time that grows with the square of their number."""
 HASHING_THREADS: Final = 2
 HASHING_WAITERS: Final = 64
-UNUSABLE: Final = "!"
-"""In the place of a hash: no password opens it (the users of programs)."""
 
 _NOBODY: Final = "." * 22 + "nobodys" + "." * 24
 
@@ -56,7 +55,7 @@ class Passwords:
         # Of the current cost, of no password: as much work as a user's.
         nobody = f"$2b${self.hasher.rounds:02}${_NOBODY}"
         usable = known is not None and BcryptHasher.identify(known)
-        if known is not None and not usable and not known.startswith(UNUSABLE):
+        if known is not None and not usable and not known.startswith(NO_PASSWORD):
             log.error("A password hash cannot be read: its user cannot log in.")
         right = await self._run(
             self._hashes.verify, password, known if known is not None and usable else nobody

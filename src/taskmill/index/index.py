@@ -130,7 +130,7 @@ class Index:
         """
         token = secrets.token_bytes(16)
         arguments = self._turn(queue, token, n, worker, wait, (confirm, drop, give_back))
-        return self._next(queue, await self._run(queue, "next", arguments), token)
+        return self._next(await self._run(queue, "next", arguments), token)
 
     async def next_many(
         self, wants: Mapping[str, int], *, worker: bytes = b"", wait: bool = False
@@ -157,7 +157,7 @@ class Index:
         for (queue, (token, arguments)), first in zip(turns.items(), replies, strict=True):
             # NOSCRIPT and WRONGTYPE have their ways in _run.
             reply = await self._run(queue, "next", arguments) if isinstance(first, Exception) else first
-            answers[queue] = self._next(queue, reply, token)
+            answers[queue] = self._next(reply, token)
         return answers
 
     async def take(self, queue: str, *, n: int, fair: bytes, place: int = 0) -> Next:
@@ -167,7 +167,7 @@ class Index:
         if not 0 <= n <= MOST:
             raise ValueError(f"take n={n}: between 0 and {MOST}")
         arguments = [self._now(), self._hold(), n, token, fair, place]
-        return self._next(queue, await self._run(queue, "take", arguments, [fair]), token)
+        return self._next(await self._run(queue, "take", arguments, [fair]), token)
 
     # -- what upkeep calls ---------------------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class Index:
         arguments.append(row)
         return arguments
 
-    def _next(self, queue: str, reply: Any, token: bytes) -> Next:
+    def _next(self, reply: Any, token: bytes) -> Next:
         if reply is None or reply[0] is None:
             return Next(None, False, False)
         generation, fill, paused, more, *flat = reply

@@ -17,7 +17,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from taskmill.errors import IndexUnavailable
 from taskmill.index.breaker import Breaker
-from taskmill.index.connect import LOST, Client, IndexOptions, bare_connection, connect, disconnect
+from taskmill.index.connect import LOST, Client, IndexOptions, bare_connection, connect, disconnect, words
 from taskmill.runtime import logs
 
 log = logs.get_logger(__name__)
@@ -133,7 +133,7 @@ class RedisBell:
             async with asyncio.timeout(_RING_TIMEOUT), self._slots:
                 await self._client.execute_command("PUBLISH", self._name(channel), data)
         except LOST as error:
-            self._breaker.trip(f"{type(error).__name__}: {error}")
+            self._breaker.trip(words(error))
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator[Subscription]:
@@ -174,7 +174,7 @@ class RedisBell:
             async with asyncio.timeout(_RING_TIMEOUT):
                 await self._client.execute_command("PUBLISH", self._name("probe"), b"")
         except LOST as error:
-            raise IndexUnavailable(f"the index does not answer: {type(error).__name__}: {error}") from error
+            raise IndexUnavailable(f"the index does not answer: {words(error)}") from error
 
     async def _send(self, command: str, channel: str) -> None:
         """To the reader's connection; when it breaks, the reader subscribes all channels again."""
@@ -207,7 +207,7 @@ class RedisBell:
             except LOST as error:
                 self._away.set()
                 if delay <= 0.1:  # an outage is told once
-                    log.warning("bell.lost", error=f"{type(error).__name__}: {error}")
+                    log.warning("bell.lost", error=words(error))
                 delay = min(delay * 2, 5.0)
             except Exception:
                 # A reader that ended would leave every listener to its polls for good.

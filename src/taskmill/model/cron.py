@@ -40,7 +40,6 @@ _FIELD: Final = re.compile(r"[0-9A-Z*,/#-]+")
 _ONE: Final = re.compile(r"(?<![0-9A-Z])0*([0-9A-Z]+)-0*\1/0*[1-9][0-9]*(?![0-9A-Z/])")
 """A range of one number, with a step."""
 _SECOND: Final = timedelta(seconds=1)
-_MINUTE: Final = timedelta(minutes=1)
 _STRIDE: Final = timedelta(hours=6)
 """No zone changes its clocks twice within it."""
 _NEAR: Final = timedelta(days=4)

@@ -1,7 +1,7 @@
 """Every setting of Taskmill: read from the environment and a `.env` file, checked, and handed to the layers.
 
 Nothing else reads the environment, but for taskmill.handlers: a runner imports no settings, so its handlers get
-their options through one variable (`handler_environment`), and for taskmill.client, which any program may use: it reads
+their options through one variable (`handler_options`), and for taskmill.client, which any program may use: it reads
 TASKMILL_API_URL and TASKMILL_API_KEY where it is given none. A variable of the environment wins over the same one in
 `.env`; an empty one counts as not set. A wrong value is a ConfigError of one line that names the setting and what is
 expected; a value that may hold a secret is never shown.

@@ -42,7 +42,7 @@ from taskmill.settings.fields import (
 
 ENV_FILE: Final = ".env"
 OURS: Final = "TASKMILL_"
-# Not of this model: for the handlers, for `--reload`, for the tests.
+# Not of this model: for the handlers, for the tests.
 OTHER_NAMES: Final = frozenset({"TASKMILL_HANDLER_OPTIONS", "TASKMILL_TEST_NO_SKIPS"})
 
 

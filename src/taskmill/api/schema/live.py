@@ -108,5 +108,5 @@ async def _next(context: Context, updates: Updates) -> TaskView:
             async with asyncio.timeout(WATCH if context.socket is None else None):
                 return await anext(updates)
         except TimeoutError:
-            with suppress(Unavailable):
+            with suppress(Unavailable):  # whether it holds cannot be told now: the next look may tell
                 await context.viewer_now()
