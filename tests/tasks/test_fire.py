@@ -138,6 +138,7 @@ async def test_schedulers_that_work_at_the_same_time_make_each_task_once(world: 
     await asyncio.gather(*(fire_all(world) for _ in range(5)))
     for row in made:
         rows = await fired(world, row.id)
+        assert len(rows) >= 5
         assert [f.nominal_at for f in rows] == [rows[0].nominal_at + n * MINUTE for n in range(len(rows))]
         assert rows[0].nominal_at == row.next_at
         assert set(outcomes(rows)) == {S}

@@ -178,7 +178,6 @@ class Desk:
             return
         if known is None:
             self._count_boot(who.owner, now)
-        types = [*who.registry.types, *([workers.DEFAULT] if who.registry.get(None) else [])]
 
         def work(connection: Connection) -> None:
             workers.register(
@@ -187,7 +186,7 @@ class Desk:
                 name=who.name,
                 host=who.host,
                 queues=who.queues,
-                types=types,
+                types=workers.names(who.registry),
                 slots=who.slots,
                 version=who.version,
             )

@@ -17,6 +17,7 @@ from taskmill.sql.dialect import from_now
 from taskmill.sql.schema import counts, journal, tasks, workers
 from taskmill.tasks.journal import decode, tally
 from taskmill.tasks.scan import forced, page_query
+from taskmill.tasks.workers import serving
 
 WINDOW: Final = 500
 """Rows at the head of each priority among which the oldest of each queue is looked for."""
@@ -100,7 +101,7 @@ def queues(
 ) -> list[QueueRow]:
     """The queues that hold tasks of `owner` (None: of anybody) or are served by a live worker, by name. Read it in a
     snapshot: the numbers are exact."""
-    served = _served(connection, ttl)
+    served = serving(connection, ttl)
     numbers: dict[str, Counter[int]] = {queue: Counter() for queue in served}
     query = sa.select(_C.queue, _C.status, sa.func.sum(_C.n)).group_by(_C.queue, _C.status).limit(GROUPS)
     if owner is not None:
@@ -126,12 +127,6 @@ def queues(
         )
         for queue in names[:limit]
     ]
-
-
-def _served(connection: Connection, ttl: float) -> Counter[str]:
-    """How many live workers serve each queue."""
-    rows = connection.execute(sa.select(_W.queues).where(_W.last_seen > from_now(-ttl)).limit(10_000))
-    return Counter(queue for row in rows for queue in json.loads(row.queues))
 
 
 def _oldest(connection: Connection, owner: bytes | None) -> dict[str, datetime]:

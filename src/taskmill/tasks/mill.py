@@ -17,6 +17,7 @@ from taskmill.index.index import Entry, Index
 from taskmill.index.wake import Bell
 from taskmill.model.clock import micros, to_utc
 from taskmill.model.decide import Policy
+from taskmill.model.state import Status
 from taskmill.model.task import Claimed
 from taskmill.runtime.probes import Probes
 from taskmill.sql.engine import Database
@@ -63,6 +64,13 @@ class Mill:
         self._hints: set[str] = set()
         self._offering: asyncio.Task[None] | None = None
         self._hinting: asyncio.Task[None] | None = None
+
+    def submitted(self, rows: Sequence[TaskRow]) -> None:
+        """After the commit of new tasks: count them, offer those that are QUEUED, ring for who promotes the others."""
+        for row in rows:
+            self.probes.tasks_created.labels(priority=row.priority.name).inc()
+        self.offer([r for r in rows if r.status is Status.QUEUED])
+        self.hint("journal", *({"due"} if any(r.status is Status.PENDING for r in rows) else ()))
 
     def offer(self, rows: Sequence[TaskRow]) -> None:
         """Offer QUEUED rows to the index, in the background, after their commit."""

@@ -315,8 +315,5 @@ async def submit_remote(
     except (exc.DataError, UnicodeError) as error:
         raise BadUserInput("The database refuses a value of these tasks.") from error
     mill.probes.verb_rows.labels(verb=Verb.SUBMIT.value).inc(len(rows))
-    for row in rows:
-        mill.probes.tasks_created.labels(priority=row.priority.name).inc()
-    mill.offer([r for r in rows if r.status is Status.QUEUED])
-    mill.hint("journal", *({"due"} if any(r.status is Status.PENDING for r in rows) else ()))
+    mill.submitted(rows)
     return ids

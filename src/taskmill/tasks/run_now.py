@@ -48,7 +48,5 @@ async def run_now(mill: Mill, schedule_id: bytes, owner: bytes | None) -> TaskRo
         return work(connection) if found is None else to_row(found)
 
     row = await mill.db.write(work, resend=again)
-    mill.offer([row])
-    mill.hint("journal")
-    mill.probes.tasks_created.labels(priority=row.priority.name).inc()
+    mill.submitted([row])
     return row

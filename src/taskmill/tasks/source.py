@@ -146,7 +146,6 @@ class LocalSource:
             await asyncio.sleep(self._mill.options.worker_ttl / 4 * self._mill.rng.uniform(0.8, 1.0))
 
     async def _seen(self) -> None:
-        known = [*self._registry.types, *([workers.DEFAULT] if self._registry.get(None) else [])]
         host = socket.gethostname()
         await self._mill.db.write(
             lambda c: workers.register(
@@ -155,7 +154,7 @@ class LocalSource:
                 name=self._options.name or host,
                 host=host,
                 queues=self._options.queues,
-                types=known,
+                types=workers.names(self._registry),
                 slots=self._options.slots,
                 version=self._options.version,
             )

@@ -99,10 +99,7 @@ class Submitter:
         if not new:
             return []
         size = sum(len(t.payload) + len(t.description or "") for t in new)
-        rows = await self._batcher.put(new, rows=len(new), bytes=size)
-        for task in new:
-            self._mill.probes.tasks_created.labels(priority=task.priority.name).inc()
-        return rows
+        return await self._batcher.put(new, rows=len(new), bytes=size)
 
     async def drain(self) -> None:
         await self._batcher.drain()
@@ -116,8 +113,7 @@ class Submitter:
         except (exc.DataError, exc.IntegrityError, UnicodeError) as error:
             return await self._bisect(calls, error)
         self._mill.probes.verb_rows.labels(verb=Verb.SUBMIT.value).inc(len(rows))
-        self._mill.offer([r for r in rows if r.status is Status.QUEUED])
-        self._mill.hint("journal", *({"due"} if any(r.status is Status.PENDING for r in rows) else ()))
+        self._mill.submitted(rows)
         answers: list[list[TaskRow]] = []
         start = 0
         for call in calls:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -12,12 +13,18 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from taskmill.model.ids import new_op
+from taskmill.model.task import Registry
 from taskmill.sql.dialect import db_now, from_now
 from taskmill.sql.schema import workers
 
 _W: Final = workers.c
 DEFAULT: Final = ""
 """How a default handler stands among the types: it takes tasks without one."""
+
+
+def names(registry: Registry) -> list[str]:
+    """The types that it knows, as a worker's row has them: DEFAULT for its default handler."""
+    return [*registry.types, *([DEFAULT] if registry.get(None) else [])]
 
 
 def register(
@@ -108,22 +115,15 @@ def leave(connection: Connection, boot_id: bytes) -> None:
 def known_types(connection: Connection, ttl: float) -> frozenset[tuple[str, str]]:
     """(queue, type) for every type that a worker seen in the last `ttl` seconds knows in a queue it serves; DEFAULT as
     the type when it has a default handler."""
-    rows = connection.execute(
-        sa.select(_W.queues, _W.types).where(_W.last_seen > from_now(-ttl)).limit(10_000)
-    )
-    return frozenset((q, t) for row in rows for q in json.loads(row.queues) for t in json.loads(row.types))
+    return frozenset((q, t) for queues, types in _served(connection, ttl) for q in queues for t in types)
 
 
 def partial_types(connection: Connection, ttl: float) -> dict[str, frozenset[str]]:
     """The types that some live workers of a queue know and others of the same queue do not, by queue."""
-    rows = connection.execute(
-        sa.select(_W.queues, _W.types).where(_W.last_seen > from_now(-ttl)).limit(10_000)
-    )
     known: dict[str, list[frozenset[str]]] = {}
-    for row in rows:
-        types = frozenset(json.loads(row.types))
-        for queue in json.loads(row.queues):
-            known.setdefault(queue, []).append(types)
+    for queues, types in _served(connection, ttl):
+        for queue in queues:
+            known.setdefault(queue, []).append(frozenset(types))
     partial = {q: frozenset.union(*all_) - frozenset.intersection(*all_) for q, all_ in known.items()}
     return {q: types for q, types in partial.items() if types}
 
@@ -135,8 +135,19 @@ def forget_dead(connection: Connection, ttl: float) -> int:
 
 def queues_of_workers(connection: Connection, ttl: float) -> frozenset[str]:
     """Every queue that a worker seen in the last `ttl` seconds serves."""
-    rows = connection.execute(sa.select(_W.queues).where(_W.last_seen > from_now(-ttl)).limit(10_000))
-    return frozenset(q for row in rows for q in json.loads(row.queues))
+    return frozenset(serving(connection, ttl))
+
+
+def serving(connection: Connection, ttl: float) -> Counter[str]:
+    """How many workers seen in the last `ttl` seconds serve each queue."""
+    return Counter(q for queues, _ in _served(connection, ttl) for q in queues)
+
+
+def _served(connection: Connection, ttl: float) -> Iterator[tuple[list[str], list[str]]]:
+    """Queues and types of each live worker."""
+    query = sa.select(_W.queues, _W.types).where(_W.last_seen > from_now(-ttl)).limit(10_000)
+    for row in connection.execute(query):
+        yield json.loads(row.queues), json.loads(row.types)
 
 
 def count_live(connection: Connection, ttl: float) -> int:

@@ -122,7 +122,7 @@ def _batches(plans: Sequence[Plan]) -> Iterator[list[Plan]]:
 
 
 async def _carry_out(mill: Mill, plans: Sequence[Plan]) -> int:
-    """All of them in one transaction; when the record refuses it, each in its own. How many fires were seen to."""
+    """All of them in one transaction; when the record refuses it, each in its own. How many schedules were moved on."""
     try:
         return await _write(mill, plans)
     except _REFUSALS:
@@ -151,12 +151,11 @@ async def _write(mill: Mill, plans: Sequence[Plan], *, careful: bool = False) ->
 async def _announce(mill: Mill, made: Made) -> None:
     """After the commit: the index, the bells, the numbers."""
     mill.probes.verb_rows.labels(verb=VERB).inc(len(made.rows))
-    for row in made.rows:
-        mill.probes.tasks_created.labels(priority=row.priority.name).inc()
     for _, _, outcome, _ in made.fires:
         mill.probes.schedule_fires.labels(outcome=outcome.name).inc()
-    if made.rows or made.stopping:
-        mill.offer([r for r in made.rows if r.status is Status.QUEUED])
+    if made.rows:
+        mill.submitted(made.rows)
+    if made.stopping:
         mill.hint("journal")
     for row in made.stopping:
         if row.status is Status.PROCESSING and row.worker_id is not None:
