@@ -154,7 +154,8 @@ async function execute(run) {
 async function flush(run) {
   const lines = run.lines.splice(0, 500);
   if (!lines.length || run.lost) return;
-  await call("appendLogs", "AppendLogsInput", "", { worker, operationId: randomUUID(), lines }).catch((error) =>
+  const seconds = Math.min(5, lease / 8000); // a renewal may wait for it
+  await call("appendLogs", "AppendLogsInput", "", { worker, operationId: randomUUID(), lines }, { seconds }).catch((error) =>
     say("log lines are lost", { error: error.message })); // no log line is worth a run
 }
 
@@ -173,14 +174,14 @@ function stop(run, reason) {
   run.abort.abort(new Error(`the run was stopped: ${reason}`));
 }
 
-// ---- leases: renewed every third; one that could not be in time is given up, and nothing more is sent for it ------------
+// ---- leases: renewed every quarter; one that could not be in time is given up, and nothing more is sent for it ----------
 
-async function renew() {
+async function renew(patience) {
   const held = [...runs.values()].filter((run) => !run.lost);
   if (!held.length) return;
   const sent = now();
   const leases = held.map(({ task, progress }) => ({ id: task.id, fence: task.fence, progress }));
-  const answer = await call("renewTasks", "RenewTasksInput", "{ id fence state leaseSeconds }", { worker, leases }, { seconds: lease / 3000 });
+  const answer = await call("renewTasks", "RenewTasksInput", "{ id fence state leaseSeconds }", { worker, leases }, { seconds: patience / 1000 });
   for (const { id, fence, state, leaseSeconds } of answer) {
     if (state !== "LOST") lease = leaseSeconds * 1000;
     const run = runs.get(`${id} ${fence}`);
@@ -197,11 +198,15 @@ function lose(run) {
   stop(run, "LOST");
 }
 
+// A quarter, and sooner after a failure: so an outage of half a lease costs nothing, wherever it falls between two of them.
 async function keep() {
-  for (;;) {
+  for (let failed = false; ; ) {
     const last = now();
-    await renew().catch((error) => say("renew failed", { error: error.message }));
-    await sleep(Math.max(lease / 30, last + lease / 3 - now()));
+    failed = await renew(lease / (failed ? 8 : 4)).then(
+      () => false,
+      (error) => (say("renew failed", { error: error.message }), true),
+    );
+    await sleep(Math.max(lease / 30, last + lease / (failed ? 12 : 4) - now()));
   }
 }
 

@@ -121,6 +121,24 @@ def test_an_api_that_hangs(processes: Processes, played: Played) -> None:
     assert set(played.calls()) <= {"registerWorker", "claimTasks", "renewTasks"}
 
 
+def test_a_renewal_that_failed(processes: Processes, played: Played) -> None:
+    """It is tried again soon, not a quarter of a lease later: the run outlives an outage of half a lease."""
+    played.lease = 6.0
+    renewed: list[int] = []
+
+    def renew(given: dict[str, Any]) -> Any:
+        renewed.append(1)
+        if len(renewed) < 4:
+            return AWAY
+        return [{**lease, "state": "HELD", "leaseSeconds": played.lease} for lease in given["leases"]]
+
+    played.brings(run(1, "WAIT", seconds=600))
+    played.answers["renewTasks"] = renew
+    node(processes, played)
+    wait_until_sync(lambda: len(renewed) >= 4)  # one that is lost is not renewed
+    assert set(played.calls()) == {"registerWorker", "claimTasks", "renewTasks"}
+
+
 def test_an_outcome_that_is_not_taken(processes: Processes, played: Played) -> None:
     """It is sent again for as long as the lease holds, which renewals prolong: not only for as long as the first one."""
     played.lease = 3.0
