@@ -12,6 +12,9 @@ from typing import Any
 DROP = b""
 """Reads the request, and closes the connection without an answer."""
 
+SILENCE = b"\0"
+"""Reads the request, and neither answers nor closes."""
+
 
 def answer(body: Any, *, status: int = 200, **headers: str) -> bytes:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -52,6 +55,8 @@ class Scripted:
                 reply = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
                 if reply == DROP:
                     break
+                if reply == SILENCE:
+                    continue
                 writer.write(reply)
         writer.close()
 

@@ -18,12 +18,13 @@ from taskmill.client.people import PeopleCalls
 from taskmill.client.schedules import ScheduleCalls
 from taskmill.client.tasks import TaskCalls
 from taskmill.client.watch import WatchCalls
+from taskmill.client.work import WorkCalls
 from taskmill.errors import ConfigError
 
 URL_VARIABLE, KEY_VARIABLE = "TASKMILL_API_URL", "TASKMILL_API_KEY"
 
 
-class Client(TaskCalls, ScheduleCalls, PeopleCalls, FleetCalls, WatchCalls):
+class Client(TaskCalls, ScheduleCalls, PeopleCalls, FleetCalls, WatchCalls, WorkCalls):
     """Every query and mutation of an API. Use it from one event loop, and close it: `async with`, or `await close()`.
 
     Errors are those of taskmill.errors, by their code; the message is the API's. A call takes at most `timeout`

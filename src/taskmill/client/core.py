@@ -23,17 +23,20 @@ class Calls:
 
     _http: Http
 
-    async def _query(self, document: str, kind: type[T], **variables: Any) -> T:
-        return only(await self._http.run(document, variables, repeat=True), kind)
+    async def _query(self, document: str, kind: type[T], *, wait: float = 0.0, **variables: Any) -> T:
+        """`wait`: seconds that the API is asked to wait, beside the time-out."""
+        return only(await self._http.run(document, variables, repeat=True, wait=wait), kind)
 
     async def _find(self, document: str, kind: type[T], **variables: Any) -> T | None:
         """As `_query`, for what may be null."""
         [value] = (await self._http.run(document, variables, repeat=True)).values()
         return None if value is None else read(value, kind)
 
-    async def _mutate(self, document: str, kind: type[T], *, repeat: bool = False, **variables: Any) -> T:
-        """`repeat`: done twice is as good as done once."""
-        return only(await self._http.run(document, variables, repeat=repeat), kind)
+    async def _mutate(
+        self, document: str, kind: type[T], *, repeat: bool = False, wait: float = 0.0, **variables: Any
+    ) -> T:
+        """`repeat`: done twice is as good as done once. `wait`: as of `_query`."""
+        return only(await self._http.run(document, variables, repeat=repeat, wait=wait), kind)
 
     async def _walk(
         self, page: Callable[[str | None], Awaitable[list[T]]], size: int, key: str = "id"
@@ -76,14 +79,14 @@ def given(**values: Any) -> dict[str, Any]:
     return {_camel(name): value for name, value in values.items() if value is not msgspec.UNSET}
 
 
-def payload_json(payload: Any) -> Any:
-    """A payload as it goes into an input. BadUserInput when it is not JSON, or too large; UNSET stays."""
+def payload_json(payload: Any, name: str = "payload") -> Any:
+    """A JSON value as it goes into an input. BadUserInput when it is not JSON, or too large; UNSET stays."""
     if payload is msgspec.UNSET:
         return payload
     try:
         return msgspec.Raw(json_text(payload).encode())
     except ValueError as error:
-        raise BadUserInput(f"payload: {error}") from None
+        raise BadUserInput(f"{name}: {error}") from None
 
 
 def priority_name(priority: Priority | str | None) -> str | None:
@@ -92,11 +95,17 @@ def priority_name(priority: Priority | str | None) -> str | None:
 
 def time_text(name: str, at: datetime | None) -> str | None:
     """An aware datetime as the API takes it."""
+    at = in_utc(name, at)
+    return None if at is None else at.isoformat().replace("+00:00", "Z")
+
+
+def in_utc(name: str, at: datetime | None) -> datetime | None:
+    """BadUserInput when it is not aware."""
     if at is None:
         return None
     if at.tzinfo is None:
         raise BadUserInput(f"{name}: give a datetime with a time zone, for example datetime.now(UTC)")
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return at.astimezone(UTC)
 
 
 def _camel(name: str) -> str:

@@ -121,3 +121,30 @@ QUEUES: Final = (
     "query Queues($limit: Int!, $after: String) { queues(limit: $limit, after: $after) "
     "{ name pending queued processing completed failed cancelled oldestWaitingAt workers } }"
 )
+
+# -- work: the protocol of remote workers, which taskmill.worker speaks by these too -----------------------
+
+
+def _work(field: str, kind: str, selection: str = "") -> str:
+    return f"mutation($input: {kind}!) {{ {field}(input: $input) {selection} }}"
+
+
+_SETTLED: Final = "{ id fence state }"
+REGISTER_WORKER: Final = _work("registerWorker", "RegisterWorkerInput", "{ leaseSeconds maxRetries }")
+DEREGISTER_WORKER: Final = _work("deregisterWorker", "LeaveInput")
+CLAIM_TASKS: Final = _work(
+    "claimTasks",
+    "ClaimTasksInput",
+    "{ tasks { id fence queue type title payload priority attempt maxRetries suspect leaseSeconds } waitedSeconds }",
+)
+CANCEL_SIGNALS: Final = (
+    "query($worker: ID!, $waitSeconds: Float!) "
+    "{ cancelSignals(worker: $worker, waitSeconds: $waitSeconds) { id fence } }"
+)
+RENEW_TASKS: Final = _work("renewTasks", "RenewTasksInput", "{ id fence state leaseSeconds }")
+COMPLETE_TASK: Final = _work("completeTask", "CompleteTaskInput", _SETTLED)
+FAIL_TASK: Final = _work("failTask", "FailTaskInput", _SETTLED)
+RELEASE_TASK: Final = _work("releaseTask", "ReleaseTaskInput", _SETTLED)
+SETTLE_TASKS: Final = _work("settleTasks", "SettleTasksInput", _SETTLED)
+APPEND_LOGS: Final = _work("appendLogs", "AppendLogsInput")
+SUBMIT_TASKS: Final = _work("submitTasks", "SubmitTasksInput")

@@ -50,7 +50,6 @@ class Http:
         """Whether an API that cannot be reached is sought again; from its first answer on, it is."""
         self._rng = Random()
         self._client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(timeout),
             limits=httpx2.Limits(
                 max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=IDLE
             ),
@@ -62,40 +61,50 @@ class Http:
         await self._client.aclose()
 
     async def run(
-        self, document: str, variables: Mapping[str, Any], *, repeat: bool, signed: bool = True
+        self,
+        document: str,
+        variables: Mapping[str, Any],
+        *,
+        repeat: bool,
+        signed: bool = True,
+        wait: float = 0.0,
     ) -> dict[str, Any]:
-        """The data of the operation. `repeat`: running it twice is the same as once. `signed`: with the token."""
+        """The data of the operation. `repeat`: running it twice is the same as once. `signed`: with the token. `wait`:
+        seconds that the API is asked to wait, beside the time-out."""
         body = _encode({"query": document, "variables": variables})
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.timeout
+        limit = self.timeout + wait
+        deadline = loop.time() + limit
         tries = 0
         while True:
             tries += 1
             try:
-                return await self._once(body, deadline, self.token if signed else None)
+                return await self._once(body, deadline, self.token if signed else None, limit)
             except _Again as again:
                 if again.sent and not repeat:
                     raise again.in_doubt() from None
                 if not self.patient:
                     raise again.error from None
-                wait = max(again.after, BACKOFF.delay(tries, self._rng))
-                if loop.time() + wait >= deadline:
+                pause = max(again.after, BACKOFF.delay(tries, self._rng))
+                if loop.time() + pause >= deadline:
                     raise again.error from None
-                await asyncio.sleep(wait)
+                await asyncio.sleep(pause)
 
-    async def _once(self, body: bytes, deadline: float, token: str | None) -> dict[str, Any]:
+    async def _once(self, body: bytes, deadline: float, token: str | None, limit: float) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         try:
             async with asyncio.timeout_at(deadline):
-                response = await self._client.post(self.endpoint, content=body, headers=headers)
+                response = await self._client.post(
+                    self.endpoint, content=body, headers=headers, timeout=limit
+                )
         except _SENT_NOTHING as error:
             raise _Again(
                 Unavailable(f"{self.endpoint} cannot be reached: {_say(error)}"), sent=False
             ) from None
         except (TimeoutError, httpx2.TimeoutException):
-            raise _Again(Unavailable(f"{self.endpoint} did not answer within {self.timeout:g} s")) from None
+            raise _Again(Unavailable(f"{self.endpoint} did not answer within {limit:g} s")) from None
         except httpx2.TransportError as error:
             raise _Again(Unavailable(f"{self.endpoint} did not answer: {_say(error)}")) from None
         return self._read(response)

@@ -226,3 +226,60 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Of the longest waiting QUEUED task; None also when 500 others of its priority wait longer, in any queue."""
     workers: int
     """Live ones that serve it."""
+
+
+class WorkerSession(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a remote worker is told when it registers."""
+
+    lease_seconds: float
+    max_retries: int
+    """For tasks and types that name no number."""
+
+
+class ClaimedTask(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A task under a lease: settle it within `lease_seconds`, or renew."""
+
+    id: str
+    fence: int
+    """Which run it is: it goes into every call about it."""
+    queue: str
+    type: str | None
+    title: str
+    payload: Any
+    priority: PriorityName
+    attempt: int
+    """1 on the first run."""
+    max_retries: int
+    suspect: bool
+    """A process that ran it died: run it alone in its process."""
+    lease_seconds: float
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a claim brought. The leases began when it was sent plus `waited_seconds`, or later."""
+
+    tasks: list[ClaimedTask]
+    waited_seconds: float
+
+
+class CancelSignal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A run that somebody wants stopped."""
+
+    id: str
+    fence: int
+
+
+class RenewedLease(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    id: str
+    fence: int
+    state: str
+    """HELD: go on. CANCELLED: it is yours, and somebody wants it stopped. LOST: stop, and write nothing more."""
+    lease_seconds: float
+    """0 when it is LOST."""
+
+
+class SettledRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    id: str
+    fence: int
+    state: str
+    """RECORDED: it stands. STALE: the run is not yours. CONFLICT: you have settled it before, with another outcome."""

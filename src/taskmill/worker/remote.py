@@ -11,6 +11,7 @@ import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from random import Random
 from typing import Final
 
@@ -18,6 +19,9 @@ import httpx2
 import msgspec
 import structlog
 
+from taskmill.client.work import Lease
+from taskmill.client.work import LogLine as Line
+from taskmill.client.work import Outcome as Outgoing
 from taskmill.errors import (
     BadUserInput,
     ConfigError,
@@ -206,7 +210,7 @@ class RemoteSource:
         found: dict[str, set[tuple[bytes, int]]] = {"HELD": set(), "CANCELLED": set(), "LOST": set()}
         granted = self._lease
         for part in (leases[i : i + BATCH] for i in range(0, len(leases), BATCH)):
-            given = api.Renewing(self.boot_id, [api.Lease(id_text(r.id), r.fence, r.progress) for r in part])
+            given = api.Renewing(self.boot_id, [Lease(id_text(r.id), r.fence, r.progress) for r in part])
             answer = await self._api.ask(api.RENEW, min(TIMEOUT, max(self._lease / 3, 1.0)), input=given)
             for renewal, state in zip(part, answer.renew_tasks, strict=True):
                 found.get(state.state, found["LOST"]).add((renewal.id, renewal.fence))
@@ -242,13 +246,13 @@ class RemoteSource:
 
     async def log(self, lines: Sequence[LogLine]) -> None:
         given = [
-            api.Line(
+            Line(
                 id_text(line.task_id),
                 line.fence,
                 line.message,
                 line.level,
                 None if line.fields is None else msgspec.Raw(line.fields.encode()),
-                iso(line.at),
+                line.at.replace(tzinfo=UTC),
             )
             for line in lines
         ]
@@ -286,7 +290,7 @@ class RemoteSource:
     async def cancels(self) -> list[tuple[bytes, int]]:
         """Waits at the API for cancel signals, as long as it lets us."""
         answer = await self._api.ask(
-            api.CANCELS, LONGEST_WAIT + TIMEOUT, worker=self.boot_id, wait=LONGEST_WAIT
+            api.CANCELS, LONGEST_WAIT + TIMEOUT, worker=self.boot_id, waitSeconds=LONGEST_WAIT
         )
         return [(_id(signal.id), signal.fence) for signal in answer.cancel_signals]
 
@@ -339,11 +343,11 @@ def _id(text: str) -> bytes:
     return raw
 
 
-def _outcome(run: Claimed, outcome: Outcome) -> api.OutcomeOf:
-    return api.OutcomeOf(
+def _outcome(run: Claimed, outcome: Outcome) -> Outgoing:
+    return Outgoing(
         id_text(run.id),
         run.fence,
-        outcome.ended.value,
+        outcome.ended,
         None if outcome.result is None else msgspec.Raw(outcome.result.encode()),
         outcome.message,
         outcome.error_type,
@@ -353,9 +357,9 @@ def _outcome(run: Claimed, outcome: Outcome) -> api.OutcomeOf:
     )
 
 
-def _parts(outcomes: Sequence[api.OutcomeOf]) -> Iterator[list[api.OutcomeOf]]:
+def _parts(outcomes: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
     """Bounded by number and by bytes."""
-    part: list[api.OutcomeOf] = []
+    part: list[Outgoing] = []
     size = 0
     for outcome in outcomes:
         bytes_ = 500 + sum(

@@ -1,4 +1,4 @@
-"""The worker protocol as a client speaks it: documents, what goes out, what comes in, and one call over HTTP.
+"""The worker protocol as this worker speaks it, by the client's documents and types: calls, and one try over HTTP.
 
 One call is one try: who calls decides what may be sent again, and when.
 """
@@ -11,7 +11,10 @@ from typing import Any, Final, Generic, TypeVar
 import httpx2
 import msgspec
 
+from taskmill.client import documents
 from taskmill.client.http import IDLE, endpoint, error_of
+from taskmill.client.types import CancelSignal, ClaimedTask, RenewedLease, SettledRun, WorkerSession
+from taskmill.client.work import Lease, LogLine, Outcome
 from taskmill.errors import RateLimited, TaskmillError, Unavailable
 from taskmill.model.clock import boottime
 
@@ -59,47 +62,20 @@ class Claiming(Registering):
     again: bool
 
 
-class Lease(_Out):
-    id: str
-    fence: int
-    progress: float | None
-
-
 class Renewing(_Out):
     worker: str
     leases: list[Lease]
 
 
-class OutcomeOf(_Out):
-    id: str
-    fence: int
-    ended: str
-    result: msgspec.Raw | None
-    message: str | None
-    error_type: str | None
-    traceback: str | None
-    retryable: bool
-    after: float | None
-
-
 class Settling(_Out):
     worker: str
-    outcomes: list[OutcomeOf]
-
-
-class Line(_Out):
-    id: str
-    fence: int
-    message: str
-    level: str
-    fields: msgspec.Raw | None
-    at: str
+    outcomes: list[Outcome]
 
 
 class Logging(_Out):
     worker: str
     operation_id: str
-    lines: list[Line]
+    lines: list[LogLine]
 
 
 class Task(_Out):
@@ -125,26 +101,14 @@ class Leaving(_Out):
     worker: str
 
 
-class Session(_In):
-    lease_seconds: float
-
-
 class Registered(_In):
-    register_worker: Session
+    register_worker: WorkerSession
 
 
-class Run(_In):
-    id: str
-    fence: int
-    queue: str
-    type: str | None
-    title: str
+class Run(ClaimedTask, frozen=True, kw_only=True, rename="camel"):
+    """Its payload as it came: the runner reads it."""
+
     payload: msgspec.Raw
-    priority: str
-    attempt: int
-    max_retries: int
-    suspect: bool
-    lease_seconds: float
 
 
 class Runs(_In):
@@ -156,22 +120,12 @@ class Claims(_In):
     claim_tasks: Runs
 
 
-class State(_In):
-    id: str
-    fence: int
-    state: str
-
-
-class Renewal(State):
-    lease_seconds: float
-
-
 class Renewals(_In):
-    renew_tasks: list[Renewal]
+    renew_tasks: list[RenewedLease]
 
 
 class Settlements(_In):
-    settle_tasks: list[State]
+    settle_tasks: list[SettledRun]
 
 
 class Taken(_In):
@@ -186,20 +140,15 @@ class Left(_In):
     deregister_worker: bool
 
 
-class Key(_In):
-    id: str
-    fence: int
-
-
 class Signals(_In):
-    cancel_signals: list[Key]
+    cancel_signals: list[CancelSignal]
 
 
 class Operation(Generic[T]):
     """A document, and what its data is."""
 
     def __init__(self, document: str, data: type[T]) -> None:
-        self.document = " ".join(document.split())
+        self.document = document
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Answer[data])  # type: ignore[valid-type]
 
 
@@ -208,32 +157,14 @@ class Answer(msgspec.Struct, Generic[T], frozen=True):
     errors: list[dict[str, Any]] | None = None
 
 
-def _mutation(field: str, kind: str, selection: str) -> str:
-    return f"mutation($input: {kind}!) {{ {field}(input: $input) {selection} }}"
-
-
-REGISTER: Final = Operation(
-    _mutation("registerWorker", "RegisterWorkerInput", "{ leaseSeconds }"), Registered
-)
-CLAIM: Final = Operation(
-    _mutation(
-        "claimTasks",
-        "ClaimTasksInput",
-        "{ tasks { id fence queue type title payload priority attempt maxRetries suspect leaseSeconds } waitedSeconds }",
-    ),
-    Claims,
-)
-RENEW: Final = Operation(
-    _mutation("renewTasks", "RenewTasksInput", "{ id fence state leaseSeconds }"), Renewals
-)
-SETTLE: Final = Operation(_mutation("settleTasks", "SettleTasksInput", "{ id fence state }"), Settlements)
-LOG: Final = Operation(_mutation("appendLogs", "AppendLogsInput", ""), Taken)
-SUBMIT: Final = Operation(_mutation("submitTasks", "SubmitTasksInput", ""), Submitted)
-LEAVE: Final = Operation(_mutation("deregisterWorker", "LeaveInput", ""), Left)
-CANCELS: Final = Operation(
-    "query($worker: ID!, $wait: Float!) { cancelSignals(worker: $worker, waitSeconds: $wait) { id fence } }",
-    Signals,
-)
+REGISTER: Final = Operation(documents.REGISTER_WORKER, Registered)
+CLAIM: Final = Operation(documents.CLAIM_TASKS, Claims)
+RENEW: Final = Operation(documents.RENEW_TASKS, Renewals)
+SETTLE: Final = Operation(documents.SETTLE_TASKS, Settlements)
+LOG: Final = Operation(documents.APPEND_LOGS, Taken)
+SUBMIT: Final = Operation(documents.SUBMIT_TASKS, Submitted)
+LEAVE: Final = Operation(documents.DEREGISTER_WORKER, Left)
+CANCELS: Final = Operation(documents.CANCEL_SIGNALS, Signals)
 
 
 class Api:
