@@ -154,7 +154,8 @@ class WorkCalls(Calls):
         )
 
     async def renew_tasks(self, worker: str, leases: Sequence[Lease]) -> list[RenewedLease]:
-        """Prolongs at most 500 leases; the answers are in their order. Do it every quarter of a lease, sooner after a failure."""
+        """Prolongs at most 500 leases; the answers are in their order. Do it every quarter of a lease, sooner after a
+        failure."""
         values = {"worker": worker, "leases": leases}
         return await self._mutate(documents.RENEW_TASKS, list[RenewedLease], repeat=True, input=values)
 
