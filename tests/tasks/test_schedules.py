@@ -190,6 +190,16 @@ async def test_sync_makes_the_record_say_what_the_app_says(world: World) -> None
     assert await sync(world) == Synced(deleted=("night",))
 
 
+async def test_sync_gives_the_room_of_what_is_gone_to_what_is_new(world: World) -> None:
+    """An app with as many schedules as the quota may rename them; one more is a CONFLICT, and nothing is deleted then."""
+    await sync(world, NIGHT, DAY, quota=2)
+    renamed = replace(NIGHT, name="evening")
+    with pytest.raises(Conflict, match="2 is the most"):
+        await sync(world, renamed, DAY, replace(DAY, name="noon"), quota=2)
+    assert set(await by_name(world)) == {"night", "day"}
+    assert await sync(world, renamed, DAY, quota=2) == Synced(("evening",), (), ("night",), ("day",))
+
+
 async def test_sync_keeps_what_an_operator_paused_and_what_is_due(world: World) -> None:
     """A deploy does not resume it, and drops no fire."""
     await sync(world, NIGHT, DAY)

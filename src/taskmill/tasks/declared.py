@@ -50,26 +50,26 @@ def sync_declared(
         select_schedules().where(schedules.c.user_id == user_id).order_by(schedules.c.id).with_for_update()
     )
     there = {row.name: to_schedule(row) for row in rows}
+    names = {new.name for new in declared}
+    gone = [row for row in there.values() if row.declared == app and row.name not in names]
+    for row in gone:  # first: what takes their place needs the room under the quota
+        connection.execute(sa.delete(schedules).where(schedules.c.id == row.id))
     created: list[str] = []
     changed: list[str] = []
     same: list[str] = []
     kept = {"user_id", "enabled", "starts_at", "ends_at", "declared"}
     for new in declared:
-        row = there.get(new.name)
-        if row is None:
+        known = there.get(new.name)
+        if known is None:
             create_schedule(connection, new_id(), new, quota)
             created.append(new.name)
             continue
-        if row.declared != app:
+        if known.declared != app:
             raise Conflict(
-                f"There is a schedule named {new.name!r} already, which {row.declared or 'a person'} made: rename one."
+                f"There is a schedule named {new.name!r} already, which {known.declared or 'a person'} made: rename one."
             )
         given = {f.name: getattr(new, f.name) for f in fields(new) if f.name not in kept}
-        (same if apply(connection, row, given) is row else changed).append(new.name)
-    names = {new.name for new in declared}
-    gone = [row for row in there.values() if row.declared == app and row.name not in names]
-    for row in gone:
-        connection.execute(sa.delete(schedules).where(schedules.c.id == row.id))
+        (same if apply(connection, known, given) is known else changed).append(new.name)
     return Synced(tuple(created), tuple(changed), tuple(row.name for row in gone), tuple(same))
 
 
