@@ -326,6 +326,20 @@ async def test_a_type_that_the_app_does_not_know() -> None:
     assert other.handlers
 
 
+async def test_a_task_without_a_type_and_without_a_default_handler() -> None:
+    """It fails in the words of a worker: another handler is missing than one for a type."""
+    app, _ = shop()
+
+    @Taskmill().default
+    async def anything(ctx: Context) -> None:
+        """Of another app."""
+
+    async with Bench(app, max_retries=0) as bench:
+        await anything.submit()
+        [job] = await bench.drain(check=False)
+    assert job.error == "No handler for tasks without a type (known: count, double, fan, send)"
+
+
 async def test_after_it_submits_go_where_they_went_before() -> None:
     """A bench takes the place of the way out only while it is open."""
     app, did = shop()

@@ -48,7 +48,7 @@ class Submitted(Generic[T]):
         return (await self.look()).status
 
     async def cancel(self) -> None:
-        """It ends as CANCELLED, at once or when its run has stopped. Conflict when it has ended already."""
+        """It ends as CANCELLED, at once or when its run has stopped. Conflict when it has COMPLETED."""
         await (await link.port()).cancel(self.id)
 
     async def wait(self, timeout: float | None = None) -> T:

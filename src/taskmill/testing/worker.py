@@ -9,7 +9,6 @@ from random import Random
 from typing import Final, Protocol, Self
 
 from taskmill.app import Taskmill
-from taskmill.errors import UnknownType
 from taskmill.model.clock import from_micros
 from taskmill.model.decide import Decision, Policy, RunState, cancelled, decide
 from taskmill.model.ids import parse_id
@@ -20,6 +19,7 @@ from taskmill.model.task import Ended, Outcome
 from taskmill.runner import messages
 from taskmill.runner.core import Core
 from taskmill.testing.job import Job, Line
+from taskmill.worker.dispatch import unknown_type
 
 THREADS: Final = 16
 """Plain functions that may run at once: one that waits for another needs two."""
@@ -103,9 +103,7 @@ class Worker:
     async def _outcome(self, job: Job) -> Outcome:
         handler = self._app.handlers.get(job.type)
         if handler is None:
-            known = ", ".join(sorted(t for t in self._app.handlers if t)) or "none"
-            message = f"Unknown task type {job.type!r} (known: {known})"
-            return Outcome(Ended.UNKNOWN_TYPE, error_type=UnknownType.code, message=message)
+            return unknown_type(job.type, sorted(t for t in self._app.handlers if t))
         timeout = handler.spec.timeout or self._timeout
         self._run += 1
         run, done = self._run, self.loop.create_future()

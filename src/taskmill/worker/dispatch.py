@@ -65,7 +65,7 @@ class Dispatch:
             spec = specs.get(claimed.type)
             if spec is None:
                 run = self._book.open(claimed, HandlerSpec(claimed.type), threaded=False)
-                self.finish(run, self._unknown(claimed))
+                self.finish(run, unknown_type(claimed.type, self.runners.registry.types))
                 continue
             run = self._book.open(claimed, spec, threaded=claimed.type in self.runners.threaded)
             if not self.runners.assign(run):
@@ -75,13 +75,6 @@ class Dispatch:
         """Gives tasks back that were not started."""
         for claimed in batch:
             self.finish(self._book.open(claimed, HandlerSpec(claimed.type), threaded=False), RELEASED)
-
-    def _unknown(self, claimed: Claimed) -> Outcome:
-        known = ", ".join(self.runners.registry.types) or "none"
-        what = (
-            f"Unknown task type {claimed.type!r}" if claimed.type else "No handler for tasks without a type"
-        )
-        return Outcome(Ended.UNKNOWN_TYPE, error_type=UnknownType.code, message=f"{what} (known: {known})")
 
     def started(self, runner: Runner, run: Run) -> None:
         """Sends the run to its runner; its time runs from here."""
@@ -290,3 +283,10 @@ class Dispatch:
     def stop(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
+
+
+def unknown_type(type: str | None, known: Sequence[str]) -> Outcome:
+    """The outcome of a run for whose type there is no handler here. `known`: the types for which there is one."""
+    what = f"Unknown task type {type!r}" if type else "No handler for tasks without a type"
+    message = f"{what} (known: {', '.join(known) or 'none'})"
+    return Outcome(Ended.UNKNOWN_TYPE, error_type=UnknownType.code, message=message)
