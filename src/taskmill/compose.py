@@ -165,7 +165,6 @@ class Parts:
         self.rng = Random()
         self._stack = stack
         self._db = db
-        self._accounts: Accounts | None = None
         self._feed: Service | None = None
         self._desk: Service | None = None
         self._index_options: IndexOptions | None = None
@@ -214,14 +213,14 @@ class Parts:
 
         auth = self.settings.auth_options()
         options = self.settings.api_options()
-        self._accounts = Accounts(self._db, rounds=auth.bcrypt_rounds, first_admin=auth.first_admin)
-        self._stack.callback(self._accounts.close)
+        accounts = Accounts(self._db, rounds=auth.bcrypt_rounds, first_admin=auth.first_admin)
+        self._stack.callback(accounts.close)
         feed = Feed(self._db, self.mill.bell, self.probes, buffer=options.feed_buffer)
         self._feed = feed
         limiter = Limiter(options.limits, self._index_options, probes=self.probes, rng=self.rng)
         self._stack.push_async_callback(limiter.close)
         self._desk = desk = Desk(self.mill)
-        app = create_app(self.mill, self.submitter, feed, self._accounts, options, auth, limiter, desk)
+        app = create_app(self.mill, self.submitter, feed, accounts, options, auth, limiter, desk)
         return ApiServer(app, listener, head_timeout=options.head_timeout)  # type: ignore[arg-type]
 
     def api_services(self, server: ApiServer) -> list[Service]:

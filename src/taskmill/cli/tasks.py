@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -256,8 +257,6 @@ async def logs(id: str, /, *, follow: Flag = False, api: Api = API) -> int:
 
 
 async def _logged(client: Client, id: str, *, follow: bool) -> AsyncIterator[TaskLog]:
-    import asyncio
-
     from taskmill.client.port import ClientPort
     from taskmill.model.state import TERMINAL
 
