@@ -259,7 +259,7 @@ class Page:
 async def long_answers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiServer]:
     """A server of it that is impatient."""
     monkeypatch.setattr("taskmill.api.server.KEEP_ALIVE", 1.0)
-    server = ApiServer(Page(), bind("127.0.0.1", 0))
+    server = ApiServer(Page(), bind("127.0.0.1", 0), head_timeout=10.0)
     serving = asyncio.create_task(server.run())
     await server.started()
     yield server

@@ -292,6 +292,16 @@ async def test_a_run_submits_in_the_name_of_its_user(api: Api, remote: Remote) -
     )
 
 
+async def test_what_a_run_submits_is_refused_by_its_place(api: Api, remote: Remote) -> None:
+    """One wrong task of many: the error says which, and none is made."""
+    run = await remote.one()
+    inputs = [{"title": "a"}, {"title": "b", "maxRetries": -1}]
+    given = {"worker": remote.boot, **of(run), "inputs": inputs}
+    code, message = await api.fails(remote._document("submitTasks"), token=remote.token, i=given)
+    assert (code, message.partition(":")[0]) == ("BAD_USER_INPUT", "inputs[1].maxRetries")
+    assert (await api.ok("{ taskStats { total } }"))["taskStats"]["total"] == 1
+
+
 # ---- rows 76 to 79 --------------------------------------------------------------------------------------------------
 
 FENCES = [

@@ -38,14 +38,12 @@ def create_app(
     accounts: Accounts,
     options: ApiOptions,
     auth: AuthOptions,
-    limiter: Limiter | None = None,
-    desk: Desk | None = None,
+    limiter: Limiter,
+    desk: Desk,
 ) -> Starlette:
     """The API over these parts, which the caller starts, stops and closes: `feed.run()` must be running for
-    subscriptions to begin, and `accounts.close()` ends its threads. Without a limiter it counts in this process."""
-    limiter = limiter or Limiter(options.limits)
+    subscriptions to begin, and `accounts.close()` ends its threads."""
     tokens = Tokens(auth.secret, auth.expiration, accounts, auth.previous)
-    desk = desk or Desk(mill)
     services = Services(mill, submitter, feed, accounts, tokens, options, limiter, desk)
     view = GraphQLView(build_schema(introspection=options.development), services)
     health = Health(mill, timeout=options.health_timeout)

@@ -133,7 +133,7 @@ class Edge:
                 await WebSocket(scope, receive, send).send_denial_response(_wrong_host(scope))
 
     def _unfold(self, scope: Scope) -> None:
-        """Who sent it, when proxies of ours stand between. Theirs are told in the settings; else they are the sender."""
+        """Who sent it, behind the proxies that the settings name. Another proxy is the sender itself: that is logged once."""
         client = scope.get("client")
         self._proxies.unfold(scope)
         if scope.get("client") is client and not self._told_of_proxies and joined(scope, b"x-forwarded-for"):

@@ -52,7 +52,7 @@ class ApiOptions:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Whose X-Forwarded-For and X-Forwarded-Proto count."""
     head_timeout: float = 10.0
-    """For the head of a request (408)."""
+    """For the head of a request, from its first byte, and for the first byte of a connection (408)."""
     subscriptions: int = 20
     """Operations open at once on one WebSocket."""
     feed_buffer: int = 1000

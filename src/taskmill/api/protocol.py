@@ -16,8 +16,6 @@ from taskmill.api.edge import plain_refusal
 HEAD_MOST: Final = 32 * 1024
 """Bytes of the request line and the headers."""
 HEADERS_MOST: Final = 100
-HEAD_TIMEOUT: Final = 10.0
-"""Seconds for the head of a request, from its first byte, and for the first byte of a connection."""
 LINGER: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 """How long, and how much, is still read of a connection after a refusal: closed with unread bytes in it, it would be
@@ -31,7 +29,7 @@ _quiet.setLevel(logging.ERROR)
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, *args: Any, head_timeout: float = HEAD_TIMEOUT, **given: Any) -> None:
+    def __init__(self, *args: Any, head_timeout: float, **given: Any) -> None:
         super().__init__(*args, **given)
         self.logger = _quiet
         self._head_timeout = head_timeout

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from taskmill.api.frames import Frames
-from taskmill.api.protocol import HEAD_TIMEOUT, Protocol
+from taskmill.api.protocol import Protocol
 from taskmill.errors import StartError
 
 WS_MESSAGE_MOST: Final = 512 * 1024
@@ -48,7 +48,7 @@ class ApiServer:
 
     name = "api"
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, *, head_timeout: float = HEAD_TIMEOUT) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, *, head_timeout: float) -> None:
         self._listener = listener
         # uvicorn makes one of it for each connection, whatever it is.
         protocol: Any = partial(Protocol, head_timeout=head_timeout)
