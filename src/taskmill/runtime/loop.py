@@ -39,9 +39,10 @@ async def loop(
     """Calls `run_once` until `stop`; it returns the seconds until its next turn.
 
     A turn that takes longer than `timeout` seconds is cancelled. Any Exception is a failure: the next turn comes after
-    a backoff of 0.1 to 64 s (5 s in an outage), and so is something in a turn that was cancelled by somebody else: it would end the loop
-    without a word. `failed(name)` counts it; the log tells each outage once, and its end. `wake`, cleared
-    here, starts the next turn early, but not after a failure. Cancelling the loop and other BaseExceptions come through.
+    a backoff of 0.1 to 64 s (5 s in an outage), and so is something in a turn that was cancelled by somebody else: it
+    would end the loop without a word. `failed(name)` counts it; the log tells each outage once, and its end. `wake`,
+    cleared here, starts the next turn early, but not after a failure. Cancelling the loop and other BaseExceptions come
+    through.
     """
     chance = rng or Random()
     failures, said = 0, ""

@@ -265,6 +265,7 @@ def _move(connection: Connection, moves: Sequence[Move]) -> None:
 def record(
     connection: Connection, rows: Sequence[tuple[bytes, datetime, Fired, bytes | None]], now: datetime
 ) -> None:
+    """Write rows of `fires`: schedule, its nominal time, what became of it, the task that was made."""
     v = _SHAPE.of()
     names = list(_SHAPE.columns)
     columns = [unhex(v.c.schedule_id), v.c.nominal_at, v.c.outcome, unhex(v.c.task_id), v.c.at]

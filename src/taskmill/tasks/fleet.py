@@ -68,7 +68,7 @@ def live_workers(
     if after is not None:
         query = query.where(_W.boot_id > after)
     rows = list(connection.execute(query.order_by(_W.boot_id).limit(limit)))
-    busy = running(connection) if rows else {}
+    busy = _running(connection) if rows else {}
     return [
         WorkerRow(
             r.boot_id,
@@ -86,7 +86,7 @@ def live_workers(
     ]
 
 
-def running(connection: Connection) -> dict[bytes, int]:
+def _running(connection: Connection) -> dict[bytes, int]:
     """How many tasks each worker holds. It reads what is PROCESSING: as many rows as there are busy slots."""
     query = forced(
         sa.select(_T.worker_id, sa.func.count())
