@@ -27,7 +27,7 @@ from taskmill.sql.dialect import from_now
 from taskmill.sql.schema import runs, task_payloads, tasks, workers
 from taskmill.tasks.claim import RUN, claimed_from
 from taskmill.tasks.mill import Mill
-from taskmill.tasks.renew import renew
+from taskmill.tasks.renew import renew, renew_by
 from taskmill.tasks.row import TaskRow
 from taskmill.tasks.settle import Kept, prepare, settle_batch
 from taskmill.tasks.submit import submit
@@ -85,7 +85,6 @@ _MINE: Final = sa.select(_T.id, _T.fence).where(_T.id.in_(_IDS), _T.worker_id ==
 
 async def renew_remote(mill: Mill, worker: bytes, leases: Sequence[Renewal], *, seen: bool) -> Renewed:
     """Prolong the leases that are this worker's. `seen`: refresh its row too. Unavailable: nothing is known."""
-    sent, lease = boottime(), mill.options.lease
 
     def work(connection: Connection) -> dict[tuple[bytes, int], bool]:
         if seen:
@@ -95,19 +94,9 @@ async def renew_remote(mill: Mill, worker: bytes, leases: Sequence[Renewal], *, 
         rows = connection.execute(_MINE, {"ids": [r.id for r in leases], "worker": worker})
         mine = {(r.id, r.fence) for r in rows}
         ours = [r for r in leases if (r.id, r.fence) in mine]
-        return renew(connection, ours, lease) if ours else {}
+        return renew(connection, ours, mill.options.lease) if ours else {}
 
-    with mill.probes.verb_seconds.labels(verb=Verb.RENEW.value).time():
-        found = await mill.db.write(work, resend=work, patience=max(lease / 3, 1.0))
-    if any(r.progress is not None for r in leases):
-        mill.hint("journal")
-    asked = {(r.id, r.fence) for r in leases}
-    held = frozenset(key for key, cancel in found.items() if not cancel)
-    cancelled = frozenset(key for key, cancel in found.items() if cancel)
-    lost = frozenset(asked - held - cancelled)
-    mill.probes.stale_writes.labels(verb=Verb.RENEW.value).inc(len(lost))
-    mill.probes.verb_rows.labels(verb=Verb.RENEW.value).inc(len(leases))
-    return Renewed(held, cancelled, lost, sent + lease)
+    return await renew_by(mill, leases, work)
 
 
 # ---- settle -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ along. A lost reply is no harm: the same again changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -51,13 +51,16 @@ def renew(connection: Connection, leases: Sequence[Renewal], lease: float) -> di
 
 async def renew_leases(mill: Mill, leases: Sequence[Renewal]) -> Renewed:
     """Renew a worker's leases. Unavailable: nothing is known, the old deadline holds, try again."""
-    sent = boottime()
+    return await renew_by(mill, leases, lambda c: renew(c, leases, mill.options.lease))
+
+
+async def renew_by(
+    mill: Mill, leases: Sequence[Renewal], work: Callable[[Connection], dict[tuple[bytes, int], bool]]
+) -> Renewed:
+    """As `renew_leases`, by a transaction that answers as `renew` does. What it does not answer for is lost."""
+    sent, lease = boottime(), mill.options.lease
     with mill.probes.verb_seconds.labels(verb=Verb.RENEW.value).time():
-        found = await mill.db.write(
-            lambda c: renew(c, leases, mill.options.lease),
-            resend=lambda c: renew(c, leases, mill.options.lease),
-            patience=max(mill.options.lease / 3, 1.0),
-        )
+        found = await mill.db.write(work, resend=work, patience=max(lease / 3, 1.0))
     if any(r.progress is not None for r in leases):
         mill.hint("journal")
     asked = {(r.id, r.fence) for r in leases}
@@ -67,7 +70,7 @@ async def renew_leases(mill: Mill, leases: Sequence[Renewal]) -> Renewed:
     if lost:
         mill.probes.stale_writes.labels(verb=Verb.RENEW.value).inc(len(lost))
     mill.probes.verb_rows.labels(verb=Verb.RENEW.value).inc(len(leases))
-    return Renewed(held, cancelled, lost, sent + mill.options.lease)
+    return Renewed(held, cancelled, lost, sent + lease)
 
 
 def _change(row: Any) -> Change:
