@@ -126,6 +126,7 @@ async def test_options_are_of_the_next_tasks_only(made: list[Port]) -> None:
     ("options", "text"),
     [
         ({"queue": "no queue"}, "queue 'no queue'"),
+        ({"queue": "a:b"}, "queue 'a:b'"),
         ({"priority": "URGENT"}, "priority 'URGENT'"),
         ({"delay": -1}, "delay=-1"),
         ({"delay": float("nan")}, "delay=nan"),

@@ -167,7 +167,7 @@ WRONG = [
     ("REDIS_PORT", ["0", "x"]),
     ("REDIS_HOST", ["a b", "a/b", "redis://x"]),
     ("TASKMILL_LEASE", ["nan", "inf", "0", "x"]),
-    ("TASKMILL_QUEUES", [",", "a b", "ü", "a,,b"]),
+    ("TASKMILL_QUEUES", [",", "a b", "ü", "a,,b", "a:b"]),
     ("TASKMILL_APP", ["app", "a.b", ":app", "a:b:c", "../x:app"]),
     ("TASKMILL_INDEX", ["redis"]),
     ("TASKMILL_INDEX_PREFIX", ["a{b}"]),

@@ -11,10 +11,10 @@ from taskmill.model.clock import to_utc
 from taskmill.model.jsontext import json_text
 from taskmill.model.port import Draft
 from taskmill.model.state import Priority
-from taskmill.model.task import MAX_RETRIES_LIMIT
+from taskmill.model.task import MAX_RETRIES_LIMIT, QUEUE_NAME, TYPE_NAME
 
-TYPE_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}\Z")
-QUEUE_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
+TYPE_PATTERN: Final = re.compile(TYPE_NAME)
+QUEUE_PATTERN: Final = re.compile(QUEUE_NAME)
 TITLE_LIMIT: Final = 255
 DESCRIPTION_LIMIT: Final = 10_000
 
@@ -32,8 +32,8 @@ def draft(
     """The task. `payload` is JSON text, `scheduled_at` has a time zone. ValueError says what is wrong with a value."""
     if not isinstance(title, str) or not 1 <= len(title) <= TITLE_LIMIT:  # type: ignore[redundant-expr]  # callers may have no types
         raise ValueError(f"title: a text of 1 to {TITLE_LIMIT} characters")
-    if type is not None and not (isinstance(type, str) and TYPE_PATTERN.match(type)):  # type: ignore[redundant-expr]  # callers may have no types
-        raise ValueError(f"type {type!r}: {TYPE_PATTERN.pattern[:-2]}")
+    if type is not None and not (isinstance(type, str) and TYPE_PATTERN.fullmatch(type)):  # type: ignore[redundant-expr]  # callers may have no types
+        raise ValueError(f"type {type!r}: {TYPE_PATTERN.pattern}")
     if description is not None and len(description) > DESCRIPTION_LIMIT:
         raise ValueError(f"description: at most {DESCRIPTION_LIMIT:,} characters")
     if scheduled_at is not None:
@@ -56,8 +56,8 @@ def payload_text(payload: Any) -> str:
 
 
 def checked_queue(queue: object, error: Callable[[str], Exception]) -> str:
-    if not isinstance(queue, str) or not QUEUE_PATTERN.match(queue):
-        raise error(f"queue {queue!r}: {QUEUE_PATTERN.pattern[:-2]}")
+    if not isinstance(queue, str) or not QUEUE_PATTERN.fullmatch(queue):
+        raise error(f"queue {queue!r}: {QUEUE_PATTERN.pattern}")
     return queue
 
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 Hook = TypeVar("Hook", bound=Callable[[], Any])
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 
-_NAME: Final = TYPE_PATTERN.pattern[:-2]
+_NAME: Final = TYPE_PATTERN.pattern
 
 
 class Register(Protocol):
@@ -240,7 +240,7 @@ def _type_of(function: Any) -> str:
 
 
 def _check_type(type: Any) -> str:
-    if not isinstance(type, str) or not TYPE_PATTERN.match(type):
+    if not isinstance(type, str) or not TYPE_PATTERN.fullmatch(type):
         raise ConfigError(f"task type {type!r} is not of the form {_NAME}")
     return type
 

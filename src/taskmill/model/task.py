@@ -10,6 +10,9 @@ from typing import Final
 from taskmill.model.cron import CronSpec
 from taskmill.model.state import Priority
 
+TYPE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}"
+QUEUE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Without a colon: it stands in keys of the index and in the names of bells."""
 PAYLOAD_LIMIT: Final = 256 * 1024
 """Bytes of payload, and of result, as canonical JSON in UTF-8."""
 ERROR_LIMIT: Final = 16 * 1024

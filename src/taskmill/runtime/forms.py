@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
+from taskmill.model.task import QUEUE_NAME
+
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
 HOST: Final = r"[A-Za-z0-9._:\[\]%-]{1,253}"
 ENV_FILE_LIMIT: Final = 1024 * 1024
@@ -37,7 +39,7 @@ def parse_names(value: Any) -> tuple[str, ...]:
     """`default,mail`: at most 100 names, repetitions left out, in their order."""
     parts = value.split(",") if isinstance(value, str) else list(value)
     names = tuple(dict.fromkeys(part.strip() for part in parts))
-    if not names or len(names) > 100 or not all(re.fullmatch(NAME, name) for name in names):
+    if not names or len(names) > 100 or not all(re.fullmatch(QUEUE_NAME, name) for name in names):
         raise ValueError("no names")
     return names
 

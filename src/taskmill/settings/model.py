@@ -93,7 +93,7 @@ class Model(BaseSettings):
     app: AppName | None = setting("TASKMILL_APP", None, "module:attribute", "The handlers. Not set: taskmill.handlers:app; production needs one.")
     concurrency: int = count("QUEUE_CONCURRENCY", 5, 1, 10_000, "Tasks at a time per worker.")
     processes: int = count("TASKMILL_PROCESSES", 1, 0, 256, "Runner processes per worker; 0 runs handlers in the worker itself.")
-    queues: Names = setting("TASKMILL_QUEUES", ("default",), "names separated by commas", "The queues of a worker.")
+    queues: Names = setting("TASKMILL_QUEUES", ("default",), "names of letters, digits and . _ - (at most 64), separated by commas", "The queues of a worker.")
     worker_name: str = text("TASKMILL_WORKER_NAME", forms.host_name, A_NAME, forms.NAME, "Shown with its runs. Not set: the host's name.")
     lease: float = seconds("TASKMILL_LEASE", 30, 0.5, 3600, "A worker that does not renew for so long loses its tasks. The same everywhere.")
     worker_ttl: float = seconds("TASKMILL_WORKER_TTL", 60, 1, 3600, "A worker not seen for so long counts as gone.")

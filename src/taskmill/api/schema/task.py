@@ -15,13 +15,14 @@ from taskmill.api.schema.user import User
 from taskmill.errors import BadUserInput
 from taskmill.model.ids import id_text, parse_id
 from taskmill.model.state import Priority, Status
+from taskmill.model.task import QUEUE_NAME, TYPE_NAME
 from taskmill.tasks import read
 from taskmill.tasks.read import Filters, LogRow, RunRow, TaskView
 from taskmill.tasks.row import TaskRow
 
 PAGE_MOST: Final = 100
-QUEUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
+QUEUE: Final = re.compile(QUEUE_NAME)
+TYPE: Final = re.compile(TYPE_NAME)
 
 strawberry.enum(Status, name="TaskStatus", description="Where a task is.")
 strawberry.enum(Priority, name="TaskPriority", description="CRITICAL goes first, LOW last.")

@@ -242,7 +242,7 @@ class WorkMutations:
         return True
 
     @strawberry.mutation(
-        description="Prolongs leases; do it every third of one, for all of them. The answer is in the order of the request.",
+        description="Prolongs leases; do it every quarter of one, for all of them. The answer is in the order of the request.",
         metadata=allow(*WORKERS),
     )
     async def renew_tasks(self, info: Info, input: RenewTasksInput) -> list[RenewedLease]:
