@@ -5,6 +5,7 @@ Whatever is wrong is a ConfigError that names the option.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -22,6 +23,22 @@ PAYLOAD_MOST: Final = 1 << 20
 """Bytes of a payload as it is written: spaces and escapes included, more than 256 KiB of JSON can need."""
 PATIENCE: Final = 10.0
 """Seconds until somebody must have opened the other end of a FIFO."""
+GLANCE: Final = 0.2
+"""Seconds after which a wait for input looks whether there was a Ctrl-C."""
+
+
+class Interruptible(io.FileIO):
+    """A terminal or a pipe. A Ctrl-C that comes between the interpreter's last look at its signals and a blocking read is
+    not noticed before that read returns: with nobody typing, never. So it waits in short turns, and reads what is there."""
+
+    def readinto(self, into: Any) -> int:
+        while True:
+            if select.select([self], [], [], GLANCE)[0]:
+                count = super().readinto(into)
+                if (
+                    count is not None
+                ):  # None: another reader was faster, and whoever opened it said not to block
+                    return count
 
 
 def payload(option: str, text: str | None) -> Any:
@@ -75,7 +92,12 @@ def standard_input(option: str) -> Iterator[BinaryIO]:
     if sys.stdin is None:
         raise ConfigError(f"{option}: expected standard input, which is closed")
     try:
+        number = sys.stdin.fileno()
+    except io.UnsupportedOperation:  # the caller put an object of its own there
         yield sys.stdin.buffer
+        return
+    try:
+        yield io.BufferedReader(Interruptible(number, closefd=False))
     except OSError as error:
         raise ConfigError(f"{option}: standard input: {_reason(error)}") from None
 
@@ -92,6 +114,8 @@ def opened(option: str, path: str) -> Iterator[BinaryIO]:
 
 
 def _open(path: str, what: str) -> BinaryIO:
+    if Path(path).is_char_device():
+        return io.BufferedReader(Interruptible(path))
     if not Path(path).is_fifo():
         return Path(path).open("rb")
     # To open a FIFO that nobody writes to would wait for ever.
@@ -100,7 +124,7 @@ def _open(path: str, what: str) -> BinaryIO:
         os.close(number)
         raise ConfigError(f"{what}: a FIFO to which nobody wrote within {PATIENCE:g} s")
     os.set_blocking(number, True)
-    return os.fdopen(number, "rb")
+    return io.BufferedReader(Interruptible(number))
 
 
 def _reason(error: Exception) -> str:
