@@ -85,6 +85,15 @@ async def test_database_away(up: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (status, body["status"]) == (503, "down")
 
 
+@pytest.mark.parametrize("path", ["/live", "/ready"])
+async def test_probes_ask_nobody(up: Api, path: str) -> None:
+    """An outage of SQL or Redis makes no orchestrator kill processes, or take them out of their Service."""
+    with counted() as statements:
+        response = await up.http.get(path)
+    assert (response.status_code, response.text) == (200, f"{path[1:]}\n")
+    assert not statements
+
+
 async def test_database_slow(up: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that does not come back is given up."""
 

@@ -53,6 +53,8 @@ def create_app(
         Route("/health", health.overall),
         Route("/health/database", health.of_database),
         Route("/health/queue", health.of_queue),
+        Route("/live", health.live),
+        Route("/ready", health.ready),
         Route("/metrics", _metrics(mill.probes)),
     ]
     if options.development:

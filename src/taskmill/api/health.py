@@ -3,6 +3,9 @@
 up        it answers
 degraded  it works without this part: tasks are dispatched from SQL alone
 down      503
+
+/live and /ready are for orchestrators, and ask nobody. An api that is up is ready: it answers UNAVAILABLE while SQL is
+away, which says more than a Service without endpoints does.
 """
 
 from __future__ import annotations
@@ -42,6 +45,14 @@ class Health:
         self._mill = mill
         self._timeout = timeout
         self._asked: dict[str, tuple[float, asyncio.Task[Report]]] = {}
+
+    async def live(self, request: Request) -> Response:
+        """/live"""
+        return Response("live\n", media_type="text/plain")
+
+    async def ready(self, request: Request) -> Response:
+        """/ready"""
+        return Response("ready\n", media_type="text/plain")
 
     async def overall(self, request: Request) -> Response:
         """/health: both parts; as bad as the database, degraded without the index."""
