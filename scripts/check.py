@@ -26,6 +26,7 @@ CHECKS = {
         "-r",
         "src",
         "scripts",
+        "deploy",
         "dev.py",
         "examples",
         "bench",

@@ -1,0 +1,80 @@
+"""Single packages of a Debian suite, unpacked beside the machine's own and never installed: suites do not mix.
+
+They come from the machine's own mirror, with apt's lists in a folder for each suite, and apt checks their signatures.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from deploy.check.cache import cache, once, one_at_a_time
+from deploy.check.stage import Broken
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def unpacked(suite: str, *packages: str) -> Path:
+    """A folder with the files of these packages, as of the day when it was made; not of those that they depend on."""
+    name = f"debian/{suite}/{'+'.join(packages)}"
+    return once(name, lambda place: _unpack(suite, packages, place))
+
+
+def _unpack(suite: str, packages: tuple[str, ...], place: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="taskmill-deb-") as folder, one_at_a_time(f"apt-{suite}"):
+        options = _options(suite)
+        run(["apt-get", *options, "update", "-q"])
+        run(["apt-get", *options, "download", "-q", *packages], cwd=folder)
+        files = sorted(Path(folder).glob("*.deb"))
+        if len(files) != len(packages):
+            raise Broken(f"Debian {suite}: asked for {' '.join(packages)}, got {len(files)} files")
+        for file in files:
+            run(["dpkg-deb", "-x", str(file), str(place)])
+
+
+def _options(suite: str) -> list[str]:
+    """apt with its usual settings, but with this suite alone and a state of its own."""
+    state = cache() / "apt" / suite
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    sources = state / "debian.sources"
+    sources.write_text(
+        f"Types: deb\nURIs: {mirror()}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n",
+        encoding="utf-8",
+    )
+    settings = {
+        "Dir::Etc::SourceList": sources,
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::State::Lists": state / "lists",
+        "Dir::Cache": state / "cache",
+        "APT::Sandbox::User": "root",  # the folders are root's
+    }
+    return [f"-o{key}={value}" for key, value in settings.items()]
+
+
+def mirror() -> str:
+    """Where this machine takes Debian from, in apt's own words: whatever form its lists have."""
+    codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    # Codenames are letters. A mirror of security updates or of somebody else has other suites.
+    pattern = rf"^'(\S+?)/dists/{codename}/main/binary-"
+    found = re.search(pattern, run(["apt-get", "--print-uris", "update"]), re.MULTILINE)
+    if not codename or found is None:
+        raise Broken(f"no mirror of Debian {codename} among apt's sources: it is where tools come from")
+    return found[1]
+
+
+def run(command: list[str], cwd: str | Path | None = None) -> str:
+    """What it printed; Broken with its last words when it failed or is not there."""
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise Broken(f"{command[0]} is missing") from None
+    if done.returncode:
+        said = "\n".join(done.stdout.strip().splitlines()[-8:])
+        raise Broken(f"{' '.join(command)}: exit {done.returncode}\n{said}")
+    return done.stdout
