@@ -16,7 +16,7 @@ WHOLE = ".whole"
 
 
 def cache() -> Path:
-    return Path(os.environ.get("TASKMILL_DEPLOY_CACHE", "/var/tmp/taskmill-deploy"))  # noqa: S108
+    return Path(os.environ.get("TASKMILL_DEPLOY_CACHE", "/var/tmp/taskmill-deploy"))  # noqa: S108  # nosec B108
 
 
 def once(name: str, make: Callable[[Path], None]) -> Path:
