@@ -38,3 +38,8 @@ class WorkerOptions:
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.processes < 0:
             raise ValueError("a worker has at least one slot, and no negative number of processes")
+
+    @property
+    def longest_stop(self) -> float:
+        """Seconds after which a stop is over, even when the source answers nothing and no handler ends."""
+        return self.drain + 3 * self.lease + self.grace + 2 * self.stop_timeout + 20.0

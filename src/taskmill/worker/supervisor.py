@@ -70,6 +70,7 @@ class Supervisor:
         self._probes = probes or Probes()
         self._relay = Relay(source, self.book, self._probes.logs_dropped.inc, expired=self._expired)
         self._probes.tasks_active.set_function(lambda: len(self.book.runs))
+        self._probes.worker_slots.set(options.concurrency)
         self._dispatch = Dispatch(options, self.book, self._settler.put, self._relay.heard, self._ran)
         self.runners = Runners(options, link or _links(options), self._dispatch, self._rng, self._changed)
         self._dispatch.runners = self.runners
@@ -219,9 +220,7 @@ class Supervisor:
 
     @property
     def longest_stop(self) -> float:
-        """Seconds after which a stop is over, even when the source answers nothing and no handler ends."""
-        options = self._options
-        return options.drain + 3 * options.lease + options.grace + 2 * options.stop_timeout + 20.0
+        return self._options.longest_stop
 
     async def _shut_down(self) -> None:
         """Every step, whatever an earlier one met. Leases are renewed until the last outcome is settled."""
