@@ -2,11 +2,11 @@
 PYTHON ?= python3
 ARGS ?=
 
-up test test-unit test-e2e coverage check dev fmt reference lock bench:
+up test test-unit test-e2e coverage check dev fmt reference lock bench deploy-check docs sbom:
 	@$(PYTHON) dev.py $@ $(ARGS)
 
 .DEFAULT_GOAL := help
 help:
 	@$(PYTHON) dev.py help
 
-.PHONY: up test test-unit test-e2e coverage check dev fmt reference lock bench help
+.PHONY: up test test-unit test-e2e coverage check dev fmt reference lock bench deploy-check docs sbom help

@@ -38,6 +38,9 @@ HELP = """usage: python3 dev.py COMMAND [ARGUMENTS]   (or: make COMMAND, ARGS="â
   reference    write docs/reference/ anew from the code
   lock         write the locks anew from pyproject.toml (--upgrade: to the newest versions)
   bench        bench/NAME.py: python3 dev.py bench drain
+  deploy-check the files of a deployment, with the real programs; stages: static (when none is named), compose, cluster, all
+  docs         the documentation as a site, in dist/docs
+  sbom         what the image holds, as CycloneDX JSON
   python       the interpreter of .venv
   install      only make .venv
 """
@@ -299,6 +302,9 @@ def main(arguments: List[str]) -> int:
         "reference": ("dev", ["scripts/reference.py"] + rest),
         "lock": ("dev", ["scripts/lock.py"] + rest),
         "bench": ("dev", bench(rest) if command == "bench" else []),
+        "deploy-check": ("dev", ["-m", "deploy.check"] + rest),
+        "docs": ("dev", ["-m", "deploy.check.tools", "mkdocs", "build", "--strict"] + rest),
+        "sbom": ("dev", ["scripts/sbom.py"] + rest),
         "python": ("dev", rest),
         "install": ("run", ["-c", ""]),
     }

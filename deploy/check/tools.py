@@ -1,5 +1,6 @@
-"""The real programs that the checks run: `tool("promtool")`. Fetched once into the cache, see docs/howto/deploy-check.md.
+"""The real programs that the checks run: `tool("promtool")`, or by hand `python -m deploy.check.tools promtool ARGUMENTS`.
 
+Each is fetched once into the cache, see docs/howto/deploy-check.md.
 Python's are pinned with hashes in requirements-tools.lock; npm's in a package-lock.json. Debian's are the newest of
 their suite, as apt's signatures prove.
 """
@@ -7,6 +8,7 @@ their suite, as apt's signatures prove.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 import venv
@@ -69,3 +71,11 @@ def node_modules(folder: Path) -> Path:
 
 def _digest(lock: Path) -> str:
     return hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    try:
+        program = str(tool(sys.argv[1]))
+    except Broken as broken:
+        raise SystemExit(str(broken)) from None
+    os.execv(program, [program, *sys.argv[2:]])  # noqa: S606  # a shell would be in the way of signals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from scripts import lock
@@ -34,4 +35,13 @@ def test_what_does_not_belong_in_a_lock_is_found(tmp_path: Path) -> None:
 def test_a_new_dependency_changes_the_header() -> None:
     """Otherwise the check could not see it."""
     wanted = lock.Wanted.read()
-    assert lock.Wanted(wanted.python, [*wanted.run, "new>=1"], wanted.dev).header() != wanted.header()
+    more = replace(wanted, run=[*wanted.run, "new>=1"])
+    assert more.header(lock.RUN) != wanted.header(lock.RUN)
+
+
+def test_a_new_tool_changes_the_header_of_the_tools_alone() -> None:
+    """The environment for development is not made anew for it."""
+    wanted = lock.Wanted.read()
+    more = replace(wanted, tools=[*wanted.tools, "new>=1"])
+    changed = [path for path in (lock.RUN, lock.DEV, lock.TOOLS) if more.header(path) != wanted.header(path)]
+    assert changed == [lock.TOOLS]
