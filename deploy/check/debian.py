@@ -66,14 +66,22 @@ def mirror() -> str:
     return found[1]
 
 
-def run(command: list[str], cwd: str | Path | None = None) -> str:
-    """What it printed; Broken with its last words when it failed or is not there."""
+def run(command: list[str], cwd: str | Path | None = None, timeout: float = 900) -> str:
+    """What it printed; Broken with its last words when it failed, takes too long or is not there."""
     try:
         done = subprocess.run(
-            command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=timeout,
         )
     except FileNotFoundError:
         raise Broken(f"{command[0]} is missing") from None
+    except subprocess.TimeoutExpired:
+        raise Broken(f"{' '.join(command)}: not done after {timeout:.0f} s") from None
     if done.returncode:
         said = "\n".join(done.stdout.strip().splitlines()[-8:])
         raise Broken(f"{' '.join(command)}: exit {done.returncode}\n{said}")
