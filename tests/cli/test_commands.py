@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from taskmill.cli import main
+from taskmill.cli.reload import Reloader
 from taskmill.errors import ConfigError, Conflict, StartError, Unavailable
 from tests.cli.kit import fork_on_a_terminal
 from tests.support import Processes, clean_environment
@@ -148,13 +150,44 @@ def test_a_wrong_setting_is_one_line(
     assert re.fullmatch(r"taskmill: PORT: expected [^\n]*\n", capfd.readouterr().err)
 
 
+@pytest.mark.parametrize("arguments", ["up --reload --app a:b", "api --reload", "worker --reload --app a:b"])
 def test_reload_is_for_development(
-    compose: Compose, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: str, compose: Compose, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Production refuses to watch files."""
     monkeypatch.setenv("APP_ENV", "production")
-    assert main(["up", "--reload", "--app", "a:b"]) == 2
+    assert main(arguments.split()) == 2
     assert "--reload" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "watched"),
+    [
+        ("up --reload --app shop_of_test:a", {"shop_of_test", "taskmill"}),
+        ("api --reload", {"taskmill"}),
+        ("worker --reload --app shop_of_test:a", {"shop_of_test", "taskmill"}),
+    ],
+)
+def test_reload_runs_the_same_command(
+    arguments: str, watched: set[str], compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without --reload, as a child; an API is not restarted when handlers change."""
+    (tmp_path / "shop_of_test").mkdir()
+    (tmp_path / "shop_of_test/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["taskmill", *arguments.split()])
+    made: list[tuple[Sequence[str], Sequence[Path]]] = []
+
+    def run(self: Reloader) -> int:
+        made.append((self.command, self.folders))
+        return 0
+
+    monkeypatch.setattr(Reloader, "run", run)
+    assert main(arguments.split()) == 0
+    ((command, folders),) = made
+    assert command == [sys.executable, "-m", "taskmill", *arguments.replace(" --reload", "").split()]
+    assert {folder.name for folder in folders} == watched
+    assert compose.calls == []
 
 
 def test_warnings_are_logged(

@@ -208,7 +208,7 @@ class Book:
             r"(http|ws)://(localhost|127\.0\.0\.1):3000", rf"\1://127.0.0.1:{self.port}", block.text
         )
         if self.servers:
-            text = re.sub(r"mysql://taskuser:taskpass@[\w.]+:\d+/taskqueue", self.servers["mysql"], text)
+            text = re.sub(r"mysql://taskuser:[^@\s]+@[\w.]+:\d+/taskqueue", self.servers["mysql"], text)
             text = re.sub(r"redis://[\w.]+:\d+/0", self.servers["redis"], text)
         role = "WORKER" if re.search(r"\bworker\b", block.text) else "ADMIN"
         return re.sub(r"\btm_[\w…]*…", lambda _: self._keys.get(role, "tm_none"), text)

@@ -326,6 +326,29 @@ def test_production_refuses_a_missing_or_short_secret(secret: str | None) -> Non
     assert not secret or secret not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "secret", ["your-jwt-secret", "your-jwt-secret-of-32-bytes-or-more", "Please-change-me-" + "x" * 32]
+)
+def test_production_refuses_an_example_secret(secret: str) -> None:
+    """Whoever reads the documentation could sign tokens with it. In development it is taken."""
+    with pytest.raises(ConfigError, match=r"JWT_SECRET: expected .*; it is an example") as caught:
+        load(APP_ENV="production", JWT_SECRET=secret).auth_options()
+    assert secret not in caught.value.message
+    assert load(JWT_SECRET=secret).auth_options().secret
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://taskuser:taskpass@h/d", "mysql://u:%70ass@h/d", "mariadb://u:password@h/d"]
+)
+def test_production_refuses_a_published_password(url: str) -> None:
+    """One line, whatever the command: a database that everybody can enter is none for production."""
+    assert refusal(APP_ENV="production", DATABASE_URL=url).startswith(
+        "DATABASE_URL: expected a password of your own"
+    )
+    assert load(DATABASE_URL=url).database
+    assert load(APP_ENV="production", DATABASE_URL="mysql://taskuser:mine@h/d").database
+
+
 def test_the_secret_of_before() -> None:
     """It is optional; in production a short one is refused, elsewhere it is stretched as JWT_SECRET is."""
     assert load().auth_options().previous is None

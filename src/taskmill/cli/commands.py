@@ -70,24 +70,28 @@ def up(
     flags = {"app": app, "host": host, "port": port}
     settings = service_settings(**flags, concurrency=concurrency, processes=processes, queues=queues)
     if reload:
-        return _watch(settings)
+        return _watch(settings, settings.app_name)
     from taskmill import compose
 
     return _until_stopped(compose.up(settings))
 
 
 @app.command
-def api(*, host: Text = None, port: Text = None) -> Running:
+def api(*, reload: Flag = False, host: Text = None, port: Text = None) -> int | Running:
     """The GraphQL API alone. Any number of them may run.
 
     Parameters
     ----------
+    reload
+        Restart when a source file changes; for development.
     host
         Address to listen at (TASKMILL_HOST).
     port
         Port to listen at (PORT).
     """
     settings = service_settings(host=host, port=port)
+    if reload:
+        return _watch(settings, "taskmill")
     from taskmill import compose
 
     return _until_stopped(compose.api(settings))
@@ -136,7 +140,7 @@ def worker(  # noqa: PLR0913 (its options)
     flags |= {"worker_name": name, "metrics_port": metrics_port, "api_url": api_url, "api_key": api_key}
     settings = service_settings(**flags)
     if reload:
-        return _watch(settings)
+        return _watch(settings, settings.app_name)
     from taskmill import compose
 
     remote = api_url is not None or settings.remote
@@ -233,8 +237,9 @@ def completion(shell: str, /) -> int:
 # -- what they share -------------------------------------------------------------------------------------
 
 
-def _watch(settings: Settings) -> int:
-    """The parent of `--reload`: its child gets the same arguments without it."""
+def _watch(settings: Settings, app: str) -> int:
+    """The parent of `--reload`: its child gets the same arguments without it. `app`: whose sources are watched, beside
+    Taskmill's own."""
     from taskmill.cli.reload import Reloader, watched_folders
     from taskmill.errors import ConfigError
 
@@ -242,7 +247,7 @@ def _watch(settings: Settings) -> int:
         raise ConfigError("--reload: expected in development only")
     arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
     command = [sys.executable, "-m", "taskmill", *arguments]
-    return Reloader(command, watched_folders(settings.app_name)).run()
+    return Reloader(command, watched_folders(app)).run()
 
 
 async def _until_stopped(service: Awaitable[int | None]) -> int:

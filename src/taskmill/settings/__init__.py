@@ -18,6 +18,7 @@ from taskmill.runtime import forms
 from taskmill.runtime.secret import SECRET_MINIMUM, kept_secret
 from taskmill.settings.fields import A_KEY, A_SECRET, AN_API
 from taskmill.settings.model import ENV_FILE, Model, flag_name, setting_names
+from taskmill.settings.published import is_example
 
 if TYPE_CHECKING:  # each process imports the layers that it runs, and no others
     from taskmill.api.options import ApiOptions, AuthOptions
@@ -96,7 +97,8 @@ class Settings(Model):
         return self.data
 
     def secret(self) -> bytes:
-        """The key of access tokens. ConfigError in production when it is missing or short; else one is made once."""
+        """The key of access tokens. ConfigError in production when it is missing, short or an example; else one is made
+        once."""
         if self.jwt_secret is not None:
             return self._key("JWT_SECRET", self.jwt_secret)
         if self.production:
@@ -104,8 +106,10 @@ class Settings(Model):
         return kept_secret(self.data_folder() / SECRET_FILE)
 
     def _key(self, name: str, text: str) -> bytes:
-        """ConfigError in production when it is short; else a short one is stretched."""
+        """ConfigError in production when it is short or an example; else a short one is stretched."""
         key = text.encode()
+        if self.production and is_example(text):
+            raise ConfigError(f"{name}: expected {A_SECRET}; it is an example of the documentation")
         if self.production and len(key) < SECRET_MINIMUM:
             raise ConfigError(f"{name}: expected {A_SECRET}; it has {len(key)}")
         return key if len(key) >= SECRET_MINIMUM else hashlib.sha256(key).digest()
