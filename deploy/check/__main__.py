@@ -21,10 +21,12 @@ STAGES = ("static", "compose", "cluster")
 
 def static_checks() -> list[Check]:
     """The CHECKS of every module in deploy/check/static."""
+    return [check for checks in topics().values() for check in checks]
+
+
+def topics() -> dict[str, tuple[Check, ...]]:
     names = sorted(module.name for module in pkgutil.iter_modules(static.__path__))
-    if not names:
-        raise Broken("there are no checks in deploy/check/static")
-    return [check for name in names for check in importlib.import_module(f"{static.__name__}.{name}").CHECKS]
+    return {name: importlib.import_module(f"{static.__name__}.{name}").CHECKS for name in names}
 
 
 def run(name: str) -> bool:

@@ -1,0 +1,128 @@
+"""Where tools come from: once, whole or not at all, by one process at a time. apt and dpkg are stand-ins here."""
+
+from __future__ import annotations
+
+import multiprocessing
+import stat
+from pathlib import Path
+
+import pytest
+
+from deploy.check import __main__ as command
+from deploy.check import debian, tools
+from deploy.check.cache import once
+from deploy.check.stage import Broken, Check, Plant
+
+APT = """#!/bin/sh
+echo "$@" >> "$FAKE/calls"
+case "$*" in
+*--print-uris*)
+  echo "'http://security.example/debian/dists/$CODENAME-security/main/binary-amd64/Packages.xz' x 0"
+  echo "'http://mirror.example/debian/dists/$CODENAME/InRelease' x 0"
+  echo "'http://mirror.example/debian/dists/$CODENAME/main/binary-amd64/Packages.xz' x 0" ;;
+*" download "*) [ ! -e "$FAKE/offline" ] || { echo "no route to the mirror"; exit 100; }
+  for package; do :; done
+  touch "${package}_1_amd64.deb" ;;
+esac
+"""
+DPKG = """#!/bin/sh
+mkdir -p "$3/usr/bin"
+touch "$3/usr/bin/promtool"
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with an empty cache, where apt-get writes down how it was called."""
+    for name, text in (("apt-get", APT), ("dpkg-deb", DPKG)):
+        script = tmp_path / name
+        script.write_text(text)
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("FAKE", str(tmp_path))
+    monkeypatch.setenv("CODENAME", "bookworm")
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"VERSION_CODENAME": "bookworm"})
+    monkeypatch.setenv("TASKMILL_DEPLOY_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def downloads(machine: Path) -> int:
+    return (machine / "calls").read_text().count(" download ")
+
+
+def test_a_tool_is_fetched_once(machine: Path) -> None:
+    """The second time it is there."""
+    found = [tools.tool("promtool") for _ in range(2)]
+    assert found == [machine / "cache/debian/sid/promtool/usr/bin/promtool"] * 2
+    assert downloads(machine) == 1
+
+
+def test_a_suite_comes_from_the_mirror_of_the_machine(machine: Path) -> None:
+    """Not from the mirror of its security updates; in a list that has this suite alone, signatures checked."""
+    tools.tool("promtool")
+    assert (machine / "cache/apt/sid/debian.sources").read_text().splitlines()[1:] == [
+        "URIs: http://mirror.example/debian",
+        "Suites: sid",
+        "Components: main",
+        f"Signed-By: {debian.KEYRING}",
+    ]
+
+
+def test_a_machine_without_a_mirror_is_told_so(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not Debian, or its lists are empty."""
+    monkeypatch.setenv("CODENAME", "noble")
+    with pytest.raises(Broken, match="no mirror of Debian bookworm"):
+        tools.tool("promtool")
+
+
+def test_a_half_made_download_is_never_used(machine: Path) -> None:
+    """What a killed process left is made anew."""
+    tool = tools.tool("promtool")
+    (machine / "cache/debian/sid/promtool/.whole").unlink()
+    (tool.parent / "rest of a download").touch()
+    assert tools.tool("promtool") == tool
+    assert [path.name for path in tool.parent.iterdir()] == ["promtool"]
+
+
+def test_a_fetch_that_fails_can_be_repeated(machine: Path) -> None:
+    """It says what apt said, and leaves nothing that is taken for the tool."""
+    (machine / "offline").touch()
+    with pytest.raises(Broken, match="no route to the mirror"):
+        tools.tool("promtool")
+    (machine / "offline").unlink()
+    assert tools.tool("promtool").exists()
+
+
+def make(folder: Path) -> None:
+    with (folder.parent / "log").open("a") as log:
+        log.write("made\n")
+
+
+def test_two_at_once_make_a_thing_once(machine: Path) -> None:
+    """The second waits for the first."""
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=once, args=("thing", make)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(30)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert (machine / "cache/log").read_text() == "made\n"
+
+
+def test_a_stage_fails_when_a_tool_cannot_be_had(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It never skips."""
+    (machine / "offline").touch()
+    check = Check("rules", lambda root: print(tools.tool("promtool")), (Plant("dev.py", "a", "b", "c"),))
+    monkeypatch.setattr(command, "static_checks", lambda: [check])
+    assert command.main(["static"]) == 1
+    assert "FAIL rules" in capsys.readouterr().out
+
+
+def test_a_program_that_no_package_has_is_missing(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name."""
+    monkeypatch.setitem(tools.DEBIAN, "promtool", ("sid", "promtool", "usr/bin/renamed"))
+    with pytest.raises(Broken, match="promtool is missing"):
+        tools.tool("promtool")
