@@ -16,13 +16,13 @@ from graphql import (
     parse,
 )
 
+from deploy.check import seed
 from taskmill.api.options import ApiOptions
 from taskmill.api.schema import cost as cost_module
 from taskmill.api.schema.bounds import too_much
 from taskmill.api.schema.build import build_schema
 from taskmill.api.schema.cost import Plan, plans
 from taskmill.client import documents
-from tests.api import test_seed
 from tests.api.kit import Api, running
 
 SCHEMA = build_schema(introspection=False)._schema
@@ -88,8 +88,8 @@ def test_cost(document: str, variables: dict[str, Any], expected: int) -> None:
 
 def test_specification() -> None:
     """The documents of the specification cost far less than the maximum."""
-    documents = [text for name, text in vars(test_seed).items() if name.isupper() and "{" in str(text)]
-    assert len(documents) >= 8
+    documents = [text for name, text in vars(seed).items() if name.isupper() and "{" in str(text)]
+    assert len(documents) == 10
     assert all(cost(document) * 10 < MAXIMUM for document in documents)
 
 
