@@ -1,0 +1,1 @@
+"""What k8s/deployment.yaml must keep to, and no schema sees."""
