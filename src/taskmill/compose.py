@@ -111,7 +111,7 @@ async def remote_worker(settings: Settings) -> int:
     from taskmill.worker.supervisor import Supervisor
 
     remote, options = settings.remote_options(), settings.worker_options()
-    probes, rng = Probes(), Random()
+    probes, rng = _probes(), Random()
     os.environ.update(settings.handler_options().environment())  # runners inherit it
     async with AsyncExitStack() as stack:
         source = RemoteSource(remote, rng=rng)
@@ -161,7 +161,8 @@ class Parts:
 
     def __init__(self, settings: Settings, stack: AsyncExitStack, db: Database) -> None:
         self.settings = settings
-        self.probes = Probes()
+        self.probes = _probes()
+        db.show(self.probes)
         self.rng = Random()
         self._stack = stack
         self._db = db
@@ -183,6 +184,7 @@ class Parts:
             options = self._index_options = self.settings.index_options(url)
             index = Index(options)  # it closes its own client
             self._stack.push_async_callback(index.aclose)
+            self.probes.index_up.set_function(lambda index=index: index.up)  # type: ignore[misc]
             await _inspect(index)
             bell = RedisBell(options)
             self.where = "embedded Valkey" if valkey else _without_password(url)
@@ -251,6 +253,12 @@ class Parts:
 
     async def probe_server(self, ready: Callable[[], str | None]) -> list[ProbeServer]:
         return await _probe_server(self.settings, self.probes, ready)
+
+
+def _probes() -> Probes:
+    probes = Probes()
+    probes.taskmill_info.labels(__version__).set(1)
+    return probes
 
 
 async def _probe_server(

@@ -111,4 +111,4 @@ async def sizes(index: Index, queue: str = "q") -> list[int]:
 
 def available(index: Index) -> bool:
     """False from a failure until the probe in the background succeeded."""
-    return not any(breaker.open for breaker in index._breakers.values())
+    return index.up

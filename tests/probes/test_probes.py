@@ -60,6 +60,16 @@ def test_the_process_is_measured_too() -> None:
     assert {"process_resident_memory_bytes", "python_info"} <= set(samples(Probes()))
 
 
+def test_what_only_some_processes_have_is_no_zero_in_the_others() -> None:
+    """Slots, leading, the index and the measures of the leader: no value until there is one."""
+    names = {"worker_slots", "scheduler_leading", "index_up", "workers_live", "journal_lag_seconds"}
+    probes = Probes()
+    assert not names & set(samples(probes))
+    probes.worker_slots.set(5)
+    probes.scheduler_leading.set_function(lambda: True)
+    assert {"worker_slots", "scheduler_leading"} <= set(samples(probes))
+
+
 def test_two_probes_share_nothing() -> None:
     """Each has a registry of its own: tests and embedded processes do not collide."""
     one, two = Probes(), Probes()
@@ -71,9 +81,9 @@ def test_two_probes_share_nothing() -> None:
 def test_labels_are_bounded(label: str) -> None:
     """Names that users choose get a label each up to the limit, then "other"; known ones keep theirs."""
     bounded = getattr(Probes(), label)
-    names = [f"q{n}" for n in range(LABEL_LIMIT + 5)]
+    names = [f"q{n}" for n in range(1000)]
     labels = [bounded(name) for name in names]
-    assert labels == names[:LABEL_LIMIT] + ["other"] * 5
+    assert labels == names[:LABEL_LIMIT] + ["other"] * (1000 - LABEL_LIMIT)
     assert bounded("q0") == "q0"
 
 

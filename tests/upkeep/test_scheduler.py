@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from taskmill.model.ids import new_id
 from taskmill.model.state import Priority, Status
+from taskmill.runtime.probes import LABEL_LIMIT
 from taskmill.sql import schema
 from taskmill.tasks import workers
 from taskmill.upkeep.fold import fold_journal
@@ -148,10 +149,26 @@ async def test_who_does_not_lead_measures_nothing(world: World) -> None:
     scheduler = Scheduler(world.mill, replace(QUICK, measure=0.05))
     async with working(scheduler):
         await wait_until(lambda: value("journal_lag_rows") is not None)
+        assert value("scheduler_leading") == 1
         scheduler.leadership = Leadership(world.mill.db, new_id(), 60)
         await wait_until(lambda: value("workers_live") is None)
         size = value("queue_size", {"queue": "default", "priority": "NORMAL"})
         assert (size, value("journal_lag_rows")) == (None, None)
+        assert value("scheduler_leading") == 0
+
+
+@pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
+async def test_a_thousand_queues_share_a_bounded_number_of_series(world: World) -> None:
+    """Beyond the limit they are one: their sizes added up, and the age of the oldest of all of them."""
+    rows = await world.submit(*(new(queue=f"q{n:03}") for n in range(1000)))
+    await world.age(rows[500].id, 500)
+    await measure(world.mill)
+    probes = world.mill.probes
+    [sizes], [ages] = probes.queue_size.collect(), probes.queue_oldest_seconds.collect()
+    assert len({s.labels["queue"] for s in sizes.samples}) == LABEL_LIMIT + 1
+    assert sum(s.value for s in sizes.samples) == 1000
+    assert len(ages.samples) == LABEL_LIMIT + 1
+    assert max(s.value for s in ages.samples) > 499
 
 
 async def test_the_gauges_are_exact(world: World) -> None:

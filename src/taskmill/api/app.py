@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from taskmill.api import meter
 from taskmill.api.auth import Tokens
 from taskmill.api.edge import Edge, refusal
 from taskmill.api.feed import Feed
@@ -66,7 +67,8 @@ def create_app(
                 lambda request: HTMLResponse(page, headers={"Content-Security-Policy": CDN_POLICY}),
             ),
         ]
-    edge = Middleware(Edge, options=options)
+    meter.begin(mill.probes)
+    edge = Middleware(Edge, options=options, probes=mill.probes)
     app = Starlette(routes=routes, middleware=[edge], exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False  # the redirect would repeat the Host header
     return app

@@ -17,8 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from taskmill.api.headers import Hosts, Origins, Proxies, accepts, first, joined, site
+from taskmill.api.meter import REFUSED, count_refused
 from taskmill.api.options import ApiOptions
 from taskmill.errors import PayloadTooLarge, RateLimited, RequestTimeout, TaskmillError, Unavailable
+from taskmill.runtime.probes import Probes
 
 REQUEST_ID: Final = "taskmill.request_id"
 """Where a scope holds it."""
@@ -70,6 +72,7 @@ def refusal(
     scope: Scope, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """The body of every error outside a GraphQL result, which has the same form."""
+    scope[REFUSED] = status, code
     extensions: dict[str, object] = {"code": code, "requestId": request_id(scope)}
     if headers and code == "RATE_LIMITED":
         extensions["retryAfter"] = int(headers["Retry-After"])
@@ -109,8 +112,9 @@ def refused(scope: Scope, error: TaskmillError) -> Response:
 class Edge:
     """ASGI middleware around everything."""
 
-    def __init__(self, app: ASGIApp, *, options: ApiOptions) -> None:
+    def __init__(self, app: ASGIApp, *, options: ApiOptions, probes: Probes) -> None:
         self._app = app
+        self._probes = probes
         self._body_limit = options.body_limit
         self._body_timeout = options.body_timeout
         self._proxies = Proxies(options.trusted_proxies)
@@ -131,6 +135,8 @@ class Edge:
                 await self._app(scope, receive, send)
             else:
                 await WebSocket(scope, receive, send).send_denial_response(_wrong_host(scope))
+        if REFUSED in scope:
+            count_refused(self._probes, *scope[REFUSED])
 
     def _unfold(self, scope: Scope) -> None:
         """Who sent it, behind the proxies that the settings name. Another proxy is the sender itself: that is logged once."""

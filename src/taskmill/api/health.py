@@ -92,7 +92,9 @@ class Health:
 
         async def check() -> Report:
             await db.read(lambda c: c.execute(_ONE).scalar_one(), timeout=self._timeout)
-            return {"kind": db.kind, "version": db.version, **db.pool_status()}
+            pools = db.pools().values()
+            in_use, size = sum(p.in_use for p in pools), sum(p.limit for p in pools)
+            return {"kind": db.kind, "version": db.version, "in_use": in_use, "size": size}
 
         return await self._checked("database", check, DOWN)
 

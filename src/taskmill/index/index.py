@@ -204,6 +204,11 @@ class Index:
         """Whether each queue may lie on a server of its own."""
         return isinstance(self._client, RedisCluster)
 
+    @property
+    def up(self) -> bool:
+        """Whether every server of it answered when it was last asked: while one is away, SQL serves its queues alone."""
+        return not any(breaker.open for breaker in self._breakers.values())
+
     async def inspect(self) -> None:
         """Looks at the server before anything depends on it. Evicting: it is refused. IndexUnavailable: it does not
         answer; SQL goes on alone, and a probe in the background looks for its return."""

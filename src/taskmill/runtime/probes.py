@@ -39,16 +39,22 @@ a time series in every process and in Prometheus."""
 RUN_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 WAIT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 VERB_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+REQUEST_BUCKETS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+POOL_BUCKETS: Final = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 
 
 class Measured(Gauge):
     """A gauge without labels that has no value until it was set, and none after `clear`: what the leading scheduler
-    measures for all would be a false zero in every other process."""
+    measures for all, or what only some processes have, would be a false zero in every other process."""
 
     known = False
 
     def set(self, value: float) -> None:
         super().set(value)
+        self.known = True
+
+    def set_function(self, f: Callable[[], float]) -> None:
+        super().set_function(f)
         self.known = True
 
     def clear(self) -> None:
@@ -71,6 +77,8 @@ class Probes:
         self._types: set[str] = set()
         self._add_tasks()
         self._add_workings()
+        self._add_api()
+        self._add_database()
         PlatformCollector(registry=self.registry)
         ProcessCollector(registry=self.registry)
 
@@ -81,6 +89,7 @@ class Probes:
         self.tasks_completed = self._counter("tasks_completed", "Tasks that ended COMPLETED.")
         self.tasks_failed = self._counter("tasks_failed", "Tasks that ended FAILED.")
         self.tasks_active = self._gauge("tasks_active", "Tasks that this process is running now.")
+        self.worker_slots = self._measured("worker_slots", "Tasks that this worker runs at a time.")
         self.task_retries = self._counter("task_retries", "Runs that failed and will be tried again.")
         self.task_rescues = self._counter(
             "task_rescues", "Runs whose lease ran out, taken from their worker."
@@ -108,24 +117,54 @@ class Probes:
         self.index_refills = self._counter("index_refills", "Times the index was filled from SQL.")
         self.index_repairs = self._counter("index_repairs", "Entries of the index that verify put right.")
         self.index_errors = self._counter("index_errors", "Calls of the index that failed.")
-        self.journal_lag_rows = Measured(
-            "journal_lag_rows", "Journal rows that are not folded yet.", registry=self.registry
+        self.index_up = self._measured(
+            "index_up", "1 while the index takes part, 0 while tasks are dispatched from SQL alone."
         )
-        self.journal_lag_seconds = Measured(
-            "journal_lag_seconds", "Age of the oldest row not folded yet.", registry=self.registry
+        self.journal_lag_rows = self._measured("journal_lag_rows", "Journal rows that are not folded yet.")
+        self.journal_lag_seconds = self._measured(
+            "journal_lag_seconds", "Age of the oldest row not folded yet."
+        )
+        self.scheduler_leading = self._measured(
+            "scheduler_leading", "1 while this scheduler leads, 0 while it waits."
         )
         self.loop_failures = self._counter("loop_failures", "Turns of a service loop that failed.", "loop")
         self.logs_dropped = self._counter(
             "logs_dropped", "Lines of handlers dropped because SQL was too slow."
         )
+        self.workers_live = self._measured("workers_live", "Workers seen within TASKMILL_WORKER_TTL.")
+        self.taskmill_info = self._gauge("taskmill_info", "1, labelled with what runs.", "version")
+
+    def _add_api(self) -> None:
+        self.api_requests = self._counter(
+            "api_requests",
+            "Operations, and requests refused before they became one: ok, refused (the caller's fault), failed (ours). "
+            "A subscription counts when it ends.",
+            "operation",
+            "outcome",
+        )
+        self.api_request_seconds = self._histogram(
+            "api_request_seconds",
+            "Time of an operation, but a subscription, from its document to its result.",
+            REQUEST_BUCKETS,
+            "operation",
+        )
+        self.api_errors = self._counter("api_errors", "Errors that callers were told.", "code")
         self.rate_limited = self._counter(
             "rate_limited",
             "Operations, logins and registrations refused because there were too many.",
             "limit",
         )
         self.feed_clients = self._gauge("feed_clients", "Open subscriptions.")
-        self.workers_live = Measured(
-            "workers_live", "Workers seen within TASKMILL_WORKER_TTL.", registry=self.registry
+
+    def _add_database(self) -> None:
+        self.database_connections = self._gauge(
+            "database_connections",
+            "Connections in_use, idle (open), and unopened (that may still be opened): together what the pool may have.",
+            "pool",
+            "state",
+        )
+        self.database_wait_seconds = self._histogram(
+            "database_wait_seconds", "Time that a unit of work waited for a connection.", POOL_BUCKETS, "pool"
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -133,6 +172,9 @@ class Probes:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)
+
+    def _measured(self, name: str, text: str) -> Measured:
+        return Measured(name, text, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)

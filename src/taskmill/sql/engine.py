@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -24,10 +24,12 @@ from sqlalchemy.engine import URL, Connection
 
 from taskmill.errors import CommitUnknown, StartError, Unavailable
 from taskmill.model.clock import boottime
+from taskmill.runtime.probes import Probes
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 Kind = Literal["sqlite", "mysql", "mariadb"]
+Pool = Literal["write", "read"]
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +57,19 @@ class SqlOptions:
     patience: float = PATIENCE
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Of one pool, now. `idle`: open and not in use."""
+
+    in_use: int
+    idle: int
+    limit: int
+
+    @property
+    def unopened(self) -> int:
+        return self.limit - self.in_use - self.idle
+
+
 class CommitLost(Exception):
     """Inside the engine only: the connection broke after COMMIT was sent."""
 
@@ -68,6 +83,20 @@ class Database(ABC):
     def __init__(self, options: SqlOptions) -> None:
         self.options = options
         self._rng = random.Random()
+        self._waits: dict[Pool, Callable[[float], None]] = {}
+
+    def show(self, probes: Probes) -> None:
+        """Show the pools in these metrics from now on."""
+        for pool in self.pools():
+            self._waits[pool] = probes.database_wait_seconds.labels(pool).observe
+            for state in ("in_use", "idle", "unopened"):
+                probes.database_connections.labels(pool, state).set_function(
+                    lambda pool=pool, state=state: getattr(self.pools()[pool], state)  # type: ignore[misc]
+                )
+
+    def _waited(self, pool: Pool, seconds: float) -> None:
+        if (observe := self._waits.get(pool)) is not None:
+            observe(seconds)
 
     async def write(
         self,
@@ -147,9 +176,9 @@ class Database(ABC):
     @abstractmethod
     async def close(self) -> None: ...
 
-    def pool_status(self) -> dict[str, int]:
-        """Connections in use and allowed, for health and metrics."""
-        return {}
+    @abstractmethod
+    def pools(self) -> Mapping[Pool, Connections]:
+        """How far the connections are in use, for health and metrics."""
 
 
 def code_of(error: BaseException) -> int | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from collections.abc import Mapping
 from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
@@ -21,7 +23,9 @@ from taskmill.errors import StartError, Unavailable
 from taskmill.sql.engine import (
     READ_ONLY_CODES,
     CommitLost,
+    Connections,
     Database,
+    Pool,
     SqlOptions,
     Work,
     code_of,
@@ -105,7 +109,7 @@ class MysqlDatabase(Database):
             # All on one stack: each step through the async connection (borrow, work, commit, close) costs a switch and a
             # spawn, together a third of the processor time of a small transaction.
             nonlocal committing
-            connection = self._write_engine.sync_engine.connect()
+            connection = self._borrow("write", self._write_engine)
             held.append(connection)
             result = work(connection)
             committing = True
@@ -140,7 +144,7 @@ class MysqlDatabase(Database):
         held: list[Connection] = []
 
         def unit() -> T:
-            connection = self._read_engine.sync_engine.connect()
+            connection = self._borrow("read", self._read_engine)
             held.append(connection)
             result = work(connection)
             connection.close()
@@ -153,6 +157,13 @@ class MysqlDatabase(Database):
             for connection in held:
                 await _discard(connection)
             raise
+
+    def _borrow(self, pool: Pool, engine: AsyncEngine) -> Connection:
+        began = time.perf_counter()
+        try:
+            return engine.sync_engine.connect()
+        finally:
+            self._waited(pool, time.perf_counter() - began)
 
     async def _give_back_failed(self, connection: Connection, error: BaseException) -> None:
         """Roll back where the connection is sound (our own refusal, a deadlock); close it where it may not be."""
@@ -196,9 +207,9 @@ class MysqlDatabase(Database):
         await self._write_engine.dispose()
         await self._read_engine.dispose()
 
-    def pool_status(self) -> dict[str, int]:
-        pools: list[Any] = [self._write_engine.pool, self._read_engine.pool]
-        return {"in_use": sum(p.checkedout() for p in pools), "size": sum(p.size() for p in pools)}
+    def pools(self) -> Mapping[Pool, Connections]:
+        pools: dict[Pool, Any] = {"write": self._write_engine.pool, "read": self._read_engine.pool}
+        return {name: Connections(p.checkedout(), p.checkedin(), p.size()) for name, p in pools.items()}
 
 
 def _engine(url: URL, size: int, *, autocommit: bool) -> AsyncEngine:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from binascii import unhexlify
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -23,7 +25,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.pool import StaticPool
 
 from taskmill.errors import StartError
-from taskmill.sql.engine import Database, SqlOptions, Work
+from taskmill.sql.engine import Connections, Database, Pool, SqlOptions, Work
 
 if os.name == "posix":
     import fcntl
@@ -37,9 +39,11 @@ _FORMAT = "%Y-%m-%d %H:%M:%S.%f"
 class _Side:
     """One thread with one connection."""
 
-    def __init__(self, path: Path, name: str, *, writer: bool) -> None:
+    def __init__(self, path: Path, name: str, waited: Callable[[float], None], *, writer: bool) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._now = ""
+        self._waited = waited
+        self._pending = 0
         self._writer = writer
         self._engine = sa.create_engine(
             f"sqlite:///{path}",
@@ -61,7 +65,12 @@ class _Side:
         connection.create_function("db_later", 2, _later, deterministic=True)
         connection.create_function("unhex", 1, _unhex, deterministic=True)
 
-    def run(self, work: Callable[[Connection], T], begin: str) -> T:
+    @property
+    def connections(self) -> Connections:
+        return Connections(in_use := min(self._pending, 1), 1 - in_use, 1)
+
+    def run(self, work: Callable[[Connection], T], begin: str, submitted: float) -> T:
+        self._waited(time.perf_counter() - submitted)
         self._now = datetime.now(UTC).strftime(_FORMAT)
         with self._engine.connect() as connection:
             connection.exec_driver_sql(begin)
@@ -77,8 +86,15 @@ class _Side:
     async def submit(self, work: Callable[[Connection], T], begin: str, timeout: float) -> T:
         # A thread cannot be stopped: the unit ends by itself (busy_timeout bounds its only wait), and what it did
         # stands or not as a whole. Until it has ended nobody else uses its connection.
-        future = asyncio.get_running_loop().run_in_executor(self._pool, self.run, work, begin)
+        future = asyncio.get_running_loop().run_in_executor(
+            self._pool, self.run, work, begin, time.perf_counter()
+        )
+        self._pending += 1
+        future.add_done_callback(self._ended)
         return await asyncio.shield(future) if timeout <= 0 else await _within(future, timeout)
+
+    def _ended(self, _future: asyncio.Future[T]) -> None:
+        self._pending -= 1
 
     def close(self) -> None:
         self._pool.submit(self._engine.dispose).result(timeout=10)
@@ -104,8 +120,8 @@ class SqliteDatabase(Database):
         self.path = path
         self.version = sqlite3.sqlite_version
         self._lock = lock
-        self._writer = _Side(path, "sqlite-writer", writer=True)
-        self._reader = _Side(path, "sqlite-reader", writer=False)
+        self._writer = _Side(path, "sqlite-writer", partial(self._waited, "write"), writer=True)
+        self._reader = _Side(path, "sqlite-reader", partial(self._waited, "read"), writer=False)
 
     @classmethod
     async def open(cls, options: SqlOptions, path: Path) -> Self:
@@ -134,6 +150,9 @@ class SqliteDatabase(Database):
 
     async def define(self, work: Work[T]) -> T:
         return await self._writer.submit(work, "BEGIN IMMEDIATE", 60.0)
+
+    def pools(self) -> Mapping[Pool, Connections]:
+        return {"write": self._writer.connections, "read": self._reader.connections}
 
     async def close(self) -> None:
         self._reader.close()

@@ -87,8 +87,12 @@ async def measure(mill: Mill) -> Health:
     for (queue, name), n in sums.items():
         probes.queue_size.labels(queue=queue, priority=name).set(n)
     probes.queue_oldest_seconds.clear()
+    oldest: dict[str, float] = {}
     for queue, age in ages.items():
-        probes.queue_oldest_seconds.labels(queue=probes.queue_label(queue)).set(age)
+        label = probes.queue_label(queue)  # beyond its limit many queues share one
+        oldest[label] = max(oldest.get(label, 0.0), age)
+    for label, age in oldest.items():
+        probes.queue_oldest_seconds.labels(queue=label).set(age)
     probes.journal_lag_rows.set(lag_rows)
     probes.journal_lag_seconds.set(lag_seconds)
     probes.workers_live.set(live)

@@ -65,6 +65,7 @@ class Scheduler:
         self._late = Late(options.misfire_after, options.misfire_grace)
         self._timed = False
         self.leadership = Leadership(mill.db, new_id(), options.leader_ttl)
+        mill.probes.scheduler_leading.set_function(lambda: self.leadership.held)
         self.verifier = Verifier(mill, mill.index, options) if mill.index is not None else None
 
     def stop(self) -> None:

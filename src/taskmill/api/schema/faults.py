@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from time import perf_counter
 from typing import Any, Final
 
 import structlog
@@ -17,12 +18,15 @@ from strawberry.extensions import SchemaExtension
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types import StreamExecutionResult
 
+from taskmill.api.meter import count_operation
 from taskmill.errors import RateLimited, RequestError, TaskmillError, Unavailable
 
 MOST: Final = 5
 """Errors in one response."""
 MESSAGE_MOST: Final = 1000
 INTERNAL: Final = "Something went wrong inside. The log has it under this request id."
+
+_NO_OPERATION: Final = (MissingQueryError, CannotGetOperationTypeError, InvalidOperationTypeError)
 
 _SUGGESTION: Final = " Did you mean "
 
@@ -34,11 +38,22 @@ log = structlog.get_logger(__name__)
 
 
 class Faults(SchemaExtension):
-    """Rewrites the errors of each result, over HTTP, WebSocket and SSE alike."""
+    """Rewrites the errors of each result, and counts operations and errors, over HTTP, WebSocket and SSE alike."""
 
     def on_operation(self) -> Iterator[None]:
-        yield
-        self._rewrite(self.execution_context.result)
+        began = perf_counter()
+        self._codes: list[str] = []
+        try:
+            yield
+            self._rewrite(self.execution_context.result)
+        except _NO_OPERATION:
+            raise  # the view refuses the request, which counts it
+        except BaseException as error:
+            if isinstance(error, Exception):  # else the caller has gone, or has seen enough of a subscription
+                self._codes.append(_judged(GraphQLError("", original_error=error))[0])
+            self._count(began)
+            raise
+        self._count(began)
 
     def on_stream_result(self, result: StreamExecutionResult) -> Iterator[None]:
         self._rewrite(result)
@@ -48,6 +63,16 @@ class Faults(SchemaExtension):
         errors = getattr(result, "errors", None)
         if errors:
             result.errors = told(errors, self.execution_context.context.request_id)
+            # The last result of a stream comes twice.
+            self._codes += [
+                new.extensions["code"]
+                for new, old in zip(result.errors, errors, strict=False)
+                if new is not old
+            ]
+
+    def _count(self, began: float) -> None:
+        context = self.execution_context
+        count_operation(context.context.services.mill.probes, context, self._codes, perf_counter() - began)
 
 
 def told(errors: Sequence[GraphQLError], request_id: str) -> list[GraphQLError]:

@@ -35,6 +35,7 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
 )
 
 from taskmill.api.auth import bearer
+from taskmill.api.meter import count_refused
 from taskmill.api.schema.context import Context
 from taskmill.api.schema.faults import told
 from taskmill.api.schema.live import CROWDED, FORBIDDEN, TRY_AGAIN, WATCH, enter, leave
@@ -214,6 +215,7 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
         except RateLimited as error:
             [told_error] = told([GraphQLError(error.message, original_error=error)], self.context.request_id)
             await self.send_message({"id": message["id"], "type": "error", "payload": [told_error.formatted]})
+            count_refused(self.context.services.mill.probes, 429, error.code)
         else:
             await super().handle_subscribe(message)
 
