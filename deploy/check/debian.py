@@ -35,14 +35,24 @@ def _unpack(suite: str, packages: tuple[str, ...], place: Path) -> None:
             run(["dpkg-deb", "-x", str(file), str(place)])
 
 
-def _options(suite: str) -> list[str]:
+def source(suite: str, package: str, place: Path) -> None:
+    """The source of a package with Debian's patches, in the new folder `place`."""
+    with tempfile.TemporaryDirectory(prefix="taskmill-source-") as folder, one_at_a_time(f"apt-{suite}"):
+        options = _options(suite, "deb-src")
+        run(["apt-get", *options, "update", "-q"])
+        run(["apt-get", *options, "source", "-q", "--download-only", package], cwd=folder)
+        description = next(Path(folder).glob("*.dsc"))
+        run(["dpkg-source", "--no-check", "-x", str(description), str(place)])  # apt has checked it
+
+
+def _options(suite: str, types: str = "deb") -> list[str]:
     """apt with its usual settings, but with this suite alone and a state of its own."""
-    state = cache() / "apt" / suite
+    state = cache() / "apt" / (suite if types == "deb" else f"{suite}-{types}")
     for folder in ("lists/partial", "cache/archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     sources = state / "debian.sources"
     sources.write_text(
-        f"Types: deb\nURIs: {mirror()}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n",
+        f"Types: {types}\nURIs: {mirror()}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n",
         encoding="utf-8",
     )
     settings = {
@@ -66,12 +76,18 @@ def mirror() -> str:
     return found[1]
 
 
-def run(command: list[str], cwd: str | Path | None = None, timeout: float = 900) -> str:
+def run(
+    command: list[str],
+    cwd: str | Path | None = None,
+    timeout: float = 900,
+    env: dict[str, str] | None = None,
+) -> str:
     """What it printed; Broken with its last words when it failed, takes too long or is not there."""
     try:
         done = subprocess.run(
             command,
             cwd=cwd,
+            env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
