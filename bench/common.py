@@ -9,6 +9,7 @@ import asyncio
 import os
 import platform
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -212,7 +213,8 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def run(work: Any) -> Any:
-    """On uvloop where there is one, as the product runs."""
+    """On uvloop where there is one, as the product runs. SIGTERM is as Ctrl-C: what was started is ended."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from uvloop import new_event_loop
     except ImportError:
