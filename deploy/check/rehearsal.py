@@ -1,0 +1,238 @@
+"""A Taskmill of several processes under load, scraped by a real Prometheus: what panels and pictures are made from.
+
+    with rehearsal(mysql_url, redis_url, seconds=300) as prometheus_url:
+        panels.check(prometheus_url, window=300, scrape=1)
+
+An API, three workers of unlike queues, two schedulers, in a database and under a prefix of their own. One worker is
+stopped for longer than its lease, so that its runs are rescued and its late writes refused.
+
+    python -m deploy.check.rehearsal SECONDS     with TEST_MYSQL_URL and TEST_REDIS_URL; every panel must have a value
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import asyncmy
+import httpx2
+from redis import Redis
+
+from deploy.check import panels, traffic
+from deploy.check.stage import ROOT, Broken
+from deploy.check.tools import tool
+
+SCRAPE: Final = 1
+LEASE: Final = 6
+WORKERS: Final = {
+    "worker-1": ("default", 10),
+    "worker-2": ("default,media", 6),
+    "worker-3": ("bulk,night", 3),
+}
+"""Name → its queues (nothing is ever put into `night`) and its slots."""
+STARTED_WITHIN: Final = 60.0
+STOPPED_WITHIN: Final = 40.0
+
+
+@contextmanager
+def rehearsal(mysql: str, redis: str, seconds: float) -> Iterator[str]:
+    """The URL of the Prometheus, after so many seconds of load."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmill-rehearsal-")))
+        environment = _environment(stack, mysql, redis)
+        _run_to_end(environment, folder, "migrate")
+        ports = {name: _free_port() for name in ("api-1", "scheduler-1", "scheduler-2", *WORKERS)}
+        running = _start(stack, environment, folder, ports)
+        url = _prometheus(stack, folder, ports)
+        api = f"http://127.0.0.1:{ports['api-1']}"
+        for port in ports.values():
+            _wait(f"http://127.0.0.1:{port}/metrics", running, folder)
+        load = stack.enter_context(ThreadPoolExecutor(1)).submit(_load, api, seconds)
+        _pause(running["worker-2"], seconds)
+        load.result()
+        for name, process in running.items():
+            if process.poll() is not None:
+                raise Broken(f"{name} ended with {process.returncode}:\n{_tail(folder / f'{name}.log')}")
+        yield url
+
+
+def _load(api: str, seconds: float) -> None:
+    asyncio.run(traffic.drive(api, seconds, traffic.WORKSHOP))
+
+
+def _pause(worker: subprocess.Popen[bytes], seconds: float) -> None:
+    """Silent past its lease, somewhat after the middle: what it ran goes to others, and it finds out."""
+    time.sleep(0.55 * seconds)
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        time.sleep(2 * LEASE)
+    finally:
+        worker.send_signal(signal.SIGCONT)
+
+
+def _environment(stack: ExitStack, mysql: str, redis: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("TASKMILL_")}
+    return clean | {
+        "DATABASE_URL": stack.enter_context(_own_database(mysql)),
+        "REDIS_URL": redis,
+        "TASKMILL_INDEX_PREFIX": stack.enter_context(_own_keys(redis)),
+        "JWT_SECRET": secrets.token_urlsafe(48),
+        "PYTHONPATH": str(ROOT),
+        "TASKMILL_APP": "deploy.check.workshop:app",
+        "TASKMILL_LEASE": str(LEASE),
+        "TASKMILL_RESCUE": "1",
+        "TASKMILL_LOG_LEVEL": "warning",
+    }
+
+
+def _start(
+    stack: ExitStack, environment: Mapping[str, str], folder: Path, ports: Mapping[str, int]
+) -> dict[str, subprocess.Popen[bytes]]:
+    found = {}
+    for name, port in ports.items():
+        command = name.partition("-")[0]
+        own = {"PORT": str(port), "TASKMILL_METRICS_PORT": str(port), "TASKMILL_WORKER_NAME": name}
+        if name in WORKERS:
+            queues, slots = WORKERS[name]
+            own |= {"TASKMILL_QUEUES": queues, "QUEUE_CONCURRENCY": str(slots)}
+        taskmill = [sys.executable, "-m", "taskmill", command]
+        found[name] = stack.enter_context(_process(taskmill, {**environment, **own}, folder / f"{name}.log"))
+    return found
+
+
+def _prometheus(stack: ExitStack, folder: Path, ports: Mapping[str, int]) -> str:
+    """With our rules; `job` and `instance` as names that a reader knows instead of ports."""
+    port = _free_port()
+    jobs: dict[str, list[object]] = {}
+    for name, target in ports.items():
+        one = {"targets": [f"127.0.0.1:{target}"], "labels": {"instance": name}}
+        jobs.setdefault(f"taskmill-{name.partition('-')[0]}", []).append(one)
+    written = {
+        "global": {"scrape_interval": f"{SCRAPE}s", "evaluation_interval": "5s"},
+        "rule_files": [str(file) for file in sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))],
+        "scrape_configs": [{"job_name": job, "static_configs": found} for job, found in jobs.items()],
+    }
+    config = folder / "prometheus.yml"
+    config.write_text(json.dumps(written), encoding="utf-8")  # JSON is YAML
+    command = [
+        str(tool("prometheus")),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'prometheus'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    log = folder / "prometheus.log"
+    process = stack.enter_context(_process(command, dict(os.environ), log))
+    url = f"http://127.0.0.1:{port}"
+    _wait(f"{url}/-/ready", {"prometheus": process}, folder)
+    return url
+
+
+@contextmanager
+def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, cwd=log.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOPPED_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _run_to_end(environment: Mapping[str, str], folder: Path, command: str) -> None:
+    log = folder / f"{command}.log"
+    with _process([sys.executable, "-m", "taskmill", command], dict(environment), log) as process:
+        if process.wait(STARTED_WITHIN):
+            raise Broken(f"taskmill {command} ended with {process.returncode}:\n{_tail(log)}")
+
+
+def _wait(url: str, running: Mapping[str, subprocess.Popen[bytes]], folder: Path) -> None:
+    until = time.monotonic() + STARTED_WITHIN
+    while not _answers(url):
+        for name, process in running.items():
+            if process.poll() is not None or time.monotonic() > until:
+                raise Broken(f"{name} is not ready:\n{_tail(folder / f'{name}.log')}")
+        time.sleep(0.1)
+
+
+def _answers(url: str) -> bool:
+    with suppress(httpx2.HTTPError):
+        return httpx2.get(url, trust_env=False, timeout=2).status_code < 300
+    return False
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _own_database(server: str) -> Iterator[str]:
+    name = f"tm_rehearsal_{secrets.token_hex(4)}"
+    asyncio.run(_execute(server, f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
+    try:
+        yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+    finally:
+        asyncio.run(_execute(server, f"DROP DATABASE {name}"))
+
+
+async def _execute(server: str, statement: str) -> None:
+    parts = urlsplit(server)
+    connection = await asyncmy.connect(
+        host=parts.hostname or "127.0.0.1",
+        port=parts.port or 3306,
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+    )
+    async with connection.cursor() as cursor:
+        await cursor.execute(statement)
+    await connection.ensure_closed()
+
+
+@contextmanager
+def _own_keys(server: str) -> Iterator[str]:
+    prefix = f"tmr{secrets.token_hex(4)}"
+    try:
+        yield prefix
+    finally:
+        with Redis.from_url(server) as redis:
+            for pattern in (f"{{{prefix}/*", f"{prefix}*"):
+                for key in redis.scan_iter(match=pattern, count=1000):
+                    redis.unlink(key)
+
+
+def main() -> int:
+    seconds = float(sys.argv[1])
+    with rehearsal(os.environ["TEST_MYSQL_URL"], os.environ["TEST_REDIS_URL"], seconds) as url:
+        asked = panels.check(url, window=seconds, scrape=SCRAPE, patience=30)
+    print(f"{asked} queries, and each brought a value")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
