@@ -173,6 +173,24 @@ async def migrate() -> int:
     return 0
 
 
+@app.command
+def probe(question: str = "live", /) -> int:
+    """Asks the service in this container: status 0 when it is, 1 when it says that it is not, 3 when nothing answers.
+
+    It asks at TASKMILL_METRICS_PORT (worker, scheduler), and at PORT (api, up) when nothing listens there.
+
+    Parameters
+    ----------
+    question
+        live: its event loop turns. ready: it can do its work.
+    """
+    from taskmill.cli import reading
+    from taskmill.cli.probe import QUESTIONS
+    from taskmill.cli.probe import probe as ask
+
+    return ask(reading.one_of("question", question, (name.upper() for name in QUESTIONS)).lower())
+
+
 @app.command(name="load-test")
 async def load_test(
     *,
