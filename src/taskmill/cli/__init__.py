@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 from taskmill.cli.interrupt import Runner, hear_once
+from taskmill.cli.probe import QUESTIONS, is_question, probe
 from taskmill.errors import ConfigError, NotFound, StartError, TaskEnded, TaskmillError
 
 FAILED, WRONG, AWAY, ABSENT, ENDED_BADLY, TOO_LATE = 1, 2, 3, 4, 5, 6
@@ -66,6 +67,8 @@ def status_of(error: TaskmillError) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if is_question(arguments):
+        return probe(arguments[1] if arguments[1:] else QUESTIONS[0])
     from cyclopts import CycloptsError
 
     from taskmill.cli.commands import app
