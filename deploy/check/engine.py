@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,15 +74,19 @@ class Docker:
 
 
 @contextmanager
-def engine(network: Path | None = None) -> Iterator[Docker]:
-    """One at a time: they share a data root, so that an image is built once. `network`: a network namespace."""
+def engine(network: Path | None = None, options: Sequence[str] = ()) -> Iterator[Docker]:
+    """One at a time: they share a data root, so that an image is built once. `network`: a network namespace; `options`:
+    more of dockerd's."""
     programs = unpacked(SUITE, *PACKAGES)
     root = cache() / "docker"
     root.mkdir(parents=True, exist_ok=True)
     with one_at_a_time("docker"), (root / "log").open("wb") as log:
         docker = Docker(programs / "usr/bin", root / "socket")
         daemon = subprocess.Popen(
-            _command(programs, root, network), env=_environment(programs, root), stdout=log, stderr=log
+            [*_command(programs, root, network), *options],
+            env=_environment(programs, root),
+            stdout=log,
+            stderr=log,
         )
         try:
             _wait_until_up(docker, daemon, root / "log")
