@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -154,7 +154,6 @@ STANDINS = {
         changes=(
             _entry("/docker-entrypoint.sh"),
             _command("nginx", "-g", "daemon off;"),
-            "STOPSIGNAL SIGQUIT",
         ),
     ),
     "prom/prometheus": _monitor(
@@ -237,11 +236,8 @@ def _let_it_fetch(root: Path) -> None:
         shutil.copyfile(CERTIFICATES, root / CERTIFICATES.lstrip("/"))
     lines = ["[global]", f"cert = {CERTIFICATES}"]
     for name in ("index-url", "proxy"):
-        done = subprocess.run(
-            ["python3", "-m", "pip", "config", "get", f"global.{name}"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines += [f"{name} = {done.stdout.strip()}"] if done.returncode == 0 else []
+        with suppress(Broken):  # not set
+            lines.append(
+                f"{name} = {run(['python3', '-m', 'pip', 'config', 'get', f'global.{name}']).strip()}"
+            )
     (root / "etc/pip.conf").write_text("\n".join([*lines, ""]), encoding="utf-8")
