@@ -16,7 +16,11 @@ from taskmill.errors import ConfigError
 from taskmill.settings import Settings
 from taskmill.settings.published import PASSWORDS, is_example
 
-OF_MYSQL = {"MYSQL_USER": "username", "MYSQL_PASSWORD": "password", "MYSQL_DATABASE": "path"}
+OF_MYSQL = {
+    "MYSQL_USER": "username",
+    "MYSQL_PASSWORD": "password",  # the name of a part of the URL  # nosec B105
+    "MYSQL_DATABASE": "path",
+}
 """What the container makes at its first start → where DATABASE_URL says the same."""
 
 
