@@ -26,7 +26,8 @@ from deploy.check.cache import cache
 from deploy.check.debian import run
 from deploy.check.stage import Broken
 
-STOP_SECONDS = 10
+STOP_SECONDS = 60
+"""Enough for an engine to end its containers."""
 # SIOCSIFFLAGS with IFF_UP | IFF_RUNNING: `ip link set lo up`, which a small machine may lack.
 LOOPBACK_UP = """
 import fcntl, socket, struct
@@ -43,12 +44,12 @@ class Space:
     def popen(
         self,
         command: Sequence[str],
-        log: IO[bytes] | int = subprocess.DEVNULL,
-        env: dict[str, str] | None = None,
+        log: IO[bytes] | int | None = subprocess.DEVNULL,
+        cwd: Path | None = None,
     ) -> subprocess.Popen[bytes]:
         """A process of this network; it hears when this one dies, and is ended with the `with` at the latest."""
         process = subprocess.Popen(
-            self._inside(command), env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            self._inside(command), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         self.started.append(process)
         return process

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv*", ".taskmill", "node_modules", "__pycache__", ".*_cache")
+NOT_COPIED = shutil.ignore_patterns(
+    ".git",
+    ".venv*",
+    ".env",
+    ".env.prod",
+    ".taskmill",
+    ".hypothesis",
+    "node_modules",
+    "__pycache__",
+    ".*_cache",
+)
 
 
 class Broken(Exception):
@@ -45,6 +55,11 @@ class Check:
     name: str
     run: Callable[[Path], None]
     plants: tuple[Plant, ...]
+
+
+def copy_of(root: Path, place: Path) -> Path:
+    """Without what is made or fetched there, and without the settings of this machine."""
+    return Path(shutil.copytree(root, place, ignore=NOT_COPIED, symlinks=True))
 
 
 def passes(checks: Iterable[Check], root: Path = ROOT) -> bool:
@@ -88,8 +103,7 @@ def _report(check: Check, parts: list[Future[float]]) -> bool:
 
 def _catches(check: Check, plant: Plant, root: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="taskmill-planted-") as folder:
-        copy = Path(folder, "tree")
-        shutil.copytree(root, copy, ignore=NOT_COPIED, symlinks=True)
+        copy = copy_of(root, Path(folder, "tree"))
         plant.put_into(copy)
         try:
             check.run(copy)

@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from deploy.check.seed import CANCEL, CREATE, LOGIN, REGISTER, RETRY, SCHEDULE, STATS, TASK, TASKS, UPDATES
+from deploy.check.stage import Broken
 
 PATIENCE_SECONDS = 60.0
 
@@ -97,9 +98,12 @@ async def receive(socket: ClientConnection) -> Any:
 
 def expect(well: bool, what: str, got: object) -> None:
     if not well:
-        raise SystemExit(f"{what}: not as expected: {got}")
+        raise Broken(f"{what}: not as expected: {got}")
 
 
 if __name__ == "__main__":
-    asyncio.run(visit(sys.argv[1]))
+    try:
+        asyncio.run(visit(sys.argv[1]))
+    except Broken as broken:
+        raise SystemExit(str(broken)) from None
     print("the ten documents work")
