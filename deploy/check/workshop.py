@@ -6,6 +6,7 @@ import asyncio
 from random import Random
 
 from taskmill import Context, Fail, Taskmill
+from taskmill.handlers import record
 
 app = Taskmill()
 _chance = Random()
@@ -37,6 +38,4 @@ async def catalog(_: Context) -> None:
     await asyncio.sleep(_chance.uniform(0.15, 0.4))
 
 
-@app.default
-async def anything(_: Context) -> None:
-    await asyncio.sleep(0.01)
+app.default(record)
