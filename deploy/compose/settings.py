@@ -16,13 +16,6 @@ from taskmill.errors import ConfigError
 from taskmill.settings import Settings
 from taskmill.settings.published import PASSWORDS, is_example
 
-OF_MYSQL = {
-    "MYSQL_USER": "username",
-    "MYSQL_PASSWORD": "password",  # the name of a part of the URL  # nosec B105
-    "MYSQL_DATABASE": "path",
-}
-"""What the container makes at its first start → where DATABASE_URL says the same."""
-
 
 def complaints(environment: Mapping[str, str]) -> Iterator[str]:
     """What is wrong with these variables, which are those of this process."""
@@ -66,9 +59,13 @@ def _servers(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
         yield "REDIS_HOST: expected redis, or your server's name: localhost is each container itself"
     if database.hostname != "mysql":
         return
-    for name, part in OF_MYSQL.items():
-        said = unquote(getattr(database, part) or "").removeprefix("/")
-        if environment.get(name, "") != said:
+    named = {
+        "MYSQL_USER": database.username,
+        "MYSQL_PASSWORD": database.password,
+        "MYSQL_DATABASE": database.path.removeprefix("/"),
+    }
+    for name, said in named.items():
+        if environment.get(name, "") != unquote(said or ""):
             yield f"{name}: expected the same as in DATABASE_URL: the container mysql makes what this names"
 
 
