@@ -146,9 +146,9 @@ STANDINS = {
         ),
     ),
     "nginx": StandIn(
-        "trixie",
+        "sid",  # trixie's is too old for `resolve` in an upstream
         ("nginx", "gettext-base", "curl"),
-        setup="useradd --system --uid 101 nginx || true; rm -rf /etc/nginx/sites-enabled /etc/nginx/conf.d; mkdir /etc/nginx/conf.d; "
+        setup="useradd --system --uid 101 nginx || useradd --system nginx; rm -rf /etc/nginx/sites-enabled /etc/nginx/conf.d; mkdir /etc/nginx/conf.d; "
         "ln -sf /dev/stdout /var/log/nginx/access.log; ln -sf /dev/stderr /var/log/nginx/error.log",
         files={"/docker-entrypoint.sh": NGINX, "/etc/nginx/nginx.conf": NGINX_CONF},
         changes=(
