@@ -57,6 +57,25 @@ async def test_reads_do_not_write(database: Database) -> None:
 
 
 @servers
+async def test_a_read_only_server_ends_the_connections_of_reads_too(database: Database) -> None:
+    """After a failover they lead to the old primary as well, which answers them for as long as it stands."""
+
+    async def connection_id() -> int:
+        return int(await database.read(lambda c: c.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()))
+
+    before, tries = await connection_id(), 0
+
+    def work(c: Connection) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            c.exec_driver_sql("SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1290")
+
+    await database.write(work)
+    assert await connection_id() != before
+
+
+@servers
 async def test_a_deadlock_retries_the_whole_unit(database: Database) -> None:
     """Two units lock two rows in opposite orders: one is rolled back by the server, and both get done."""
     rows = [{"name": "a", "value": ""}, {"name": "b", "value": ""}]

@@ -168,9 +168,11 @@ class MysqlDatabase(Database):
     async def _give_back_failed(self, connection: Connection, error: BaseException) -> None:
         """Roll back where the connection is sound (our own refusal, a deadlock); close it where it may not be."""
         if isinstance(error, exc.DBAPIError) and code_of(error) in READ_ONLY_CODES:
-            # A failover left us with a replica: none of the pooled connections is to the primary.
+            # A failover left us with a replica: none of the pooled connections is to the primary. Those of reads would
+            # never notice: promote would look for due tasks where nothing becomes due any more.
             await _discard(connection)
             await self._write_engine.dispose()
+            await self._read_engine.dispose()
             return
         sound = (
             isinstance(error, Exception)
