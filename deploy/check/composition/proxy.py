@@ -12,7 +12,7 @@ HEADERS = {
     "X-Forwarded-For": "$remote_addr",
     "X-Forwarded-Proto": "$scheme",
     "Upgrade": "$http_upgrade",
-    "Connection": "$connection",
+    "Connection": "$upgrade_or_keep",
 }
 
 
