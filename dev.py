@@ -304,7 +304,7 @@ def main(arguments: List[str]) -> int:
         "bench": ("dev", bench(rest) if command == "bench" else []),
         "deploy-check": ("dev", ["-m", "deploy.check"] + rest),
         "docs": ("dev", ["-m", "deploy.check.tools", "mkdocs", "build", "--strict"] + rest),
-        "sbom": ("dev", ["scripts/sbom.py"] + rest),
+        "sbom": ("dev", ["-m", "scripts.sbom"] + rest),
         "python": ("dev", rest),
         "install": ("run", ["-c", ""]),
     }

@@ -60,7 +60,7 @@ class Wanted:
         )
 
     def header(self, lock: Path) -> str:
-        names = {TOOLS: ("tools",), BUILD: ("build",)}.get(lock, ("run", "dev"))
+        names = {RUN: ["run"], DEV: ["run", "dev"], TOOLS: ["tools"], BUILD: ["build"]}[lock]
         tables = {name: getattr(self, name) for name in ("python", *names)}
         digest = hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
         return f"# Written by `make lock` from pyproject.toml {digest}"

@@ -1,0 +1,45 @@
+# One image for every process of Taskmill: docker build --tag taskmill:dev .
+# It fetches from the package index only what the locks name, by hash. docs/howto/image.md tells what is in it.
+
+# The packages alone: a change of our sources builds nothing before the next stage, and ships no layer of them again.
+FROM python:3.13-slim-trixie AS packages
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+RUN python -m venv --without-pip /opt/taskmill
+COPY requirements.lock ./
+RUN pip --python /opt/taskmill/bin/python install --require-hashes --no-deps --only-binary :all: --requirement requirements.lock
+
+FROM packages AS project
+RUN python -m venv --without-pip /opt/backend
+COPY requirements-build.lock ./
+RUN pip --python /opt/backend/bin/python install --require-hashes --no-deps --only-binary :all: --requirement requirements-build.lock
+COPY LICENSE README.md pyproject.toml ./
+COPY scripts/notices.py scripts/
+COPY src src
+RUN /opt/taskmill/bin/python scripts/notices.py > THIRD_PARTY.txt \
+    && /opt/backend/bin/python -m hatchling build --target wheel --directory dist \
+    && pip --python /opt/taskmill/bin/python install --no-index --no-deps --prefix /project dist/*.whl
+
+FROM python:3.13-slim-trixie
+LABEL org.opencontainers.image.title="Taskmill" \
+      org.opencontainers.image.description="A self-hosted, durable, distributed task queue" \
+      org.opencontainers.image.licenses="MIT"
+ENV PATH=/opt/taskmill/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    TASKMILL_DATA=/data \
+    TASKMILL_HOST=0.0.0.0 \
+    TASKMILL_METRICS_HOST=0.0.0.0 \
+    TASKMILL_METRICS_PORT=9464
+# The only folder that is written to, besides /tmp: the root may be read-only.
+RUN install --directory --owner=10001 --group=10001 --mode=750 /data
+COPY --from=packages /opt/taskmill /opt/taskmill
+COPY --from=project /project /opt/taskmill
+WORKDIR /app
+COPY --from=project /build/LICENSE /build/THIRD_PARTY.txt ./
+VOLUME /data
+# By number: an orchestrator can see that it is not root.
+USER 10001:10001
+EXPOSE 3000 9464
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["taskmill", "probe"]
+# With one of: api, worker, scheduler, migrate, up
+ENTRYPOINT ["taskmill"]
