@@ -16,23 +16,18 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit, urlunsplit
-
-import asyncmy
-import httpx2
-from redis import Redis
 
 from deploy.check import panels, traffic
+from deploy.check.processes import free_port, own_database, own_keys, run_to_end, started, tail, wait
 from deploy.check.stage import ROOT, Broken
 from deploy.check.tools import tool
 
@@ -44,8 +39,6 @@ WORKERS: Final = {
     "worker-3": ("bulk,night", 3),
 }
 """Name → its queues (nothing is ever put into `night`) and its slots."""
-STARTED_WITHIN: Final = 60.0
-STOPPED_WITHIN: Final = 40.0
 
 
 @contextmanager
@@ -54,19 +47,19 @@ def rehearsal(mysql: str, redis: str, seconds: float) -> Iterator[str]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmill-rehearsal-")))
         environment = _environment(stack, mysql, redis)
-        _run_to_end(environment, folder, "migrate")
-        ports = {name: _free_port() for name in ("api-1", "scheduler-1", "scheduler-2", *WORKERS)}
+        run_to_end(environment, folder, "migrate")
+        ports = {name: free_port() for name in ("api-1", "scheduler-1", "scheduler-2", *WORKERS)}
         running = _start(stack, environment, folder, ports)
         url = _prometheus(stack, folder, ports)
         api = f"http://127.0.0.1:{ports['api-1']}"
         for port in ports.values():
-            _wait(f"http://127.0.0.1:{port}/metrics", running, folder)
+            wait(f"http://127.0.0.1:{port}/metrics", running, folder)
         load = stack.enter_context(ThreadPoolExecutor(1)).submit(_load, api, seconds)
         _pause(running["worker-2"], seconds)
         load.result()
         for name, process in running.items():
             if process.poll() is not None:
-                raise Broken(f"{name} ended with {process.returncode}:\n{_tail(folder / f'{name}.log')}")
+                raise Broken(f"{name} ended with {process.returncode}:\n{tail(folder / f'{name}.log')}")
         yield url
 
 
@@ -87,9 +80,9 @@ def _pause(worker: subprocess.Popen[bytes], seconds: float) -> None:
 def _environment(stack: ExitStack, mysql: str, redis: str) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("TASKMILL_")}
     return clean | {
-        "DATABASE_URL": stack.enter_context(_own_database(mysql)),
+        "DATABASE_URL": stack.enter_context(own_database(mysql)),
         "REDIS_URL": redis,
-        "TASKMILL_INDEX_PREFIX": stack.enter_context(_own_keys(redis)),
+        "TASKMILL_INDEX_PREFIX": stack.enter_context(own_keys(redis)),
         "JWT_SECRET": secrets.token_urlsafe(48),
         "PYTHONPATH": str(ROOT),
         "TASKMILL_APP": "deploy.check.workshop:app",
@@ -110,13 +103,13 @@ def _start(
             queues, slots = WORKERS[name]
             own |= {"TASKMILL_QUEUES": queues, "QUEUE_CONCURRENCY": str(slots)}
         taskmill = [sys.executable, "-m", "taskmill", command]
-        found[name] = stack.enter_context(_process(taskmill, {**environment, **own}, folder / f"{name}.log"))
+        found[name] = stack.enter_context(started(taskmill, {**environment, **own}, folder / f"{name}.log"))
     return found
 
 
 def _prometheus(stack: ExitStack, folder: Path, ports: Mapping[str, int]) -> str:
     """With our rules; `job` and `instance` as names that a reader knows instead of ports."""
-    port = _free_port()
+    port = free_port()
     jobs: dict[str, list[object]] = {}
     for name, target in ports.items():
         one = {"targets": [f"127.0.0.1:{target}"], "labels": {"instance": name}}
@@ -135,95 +128,10 @@ def _prometheus(stack: ExitStack, folder: Path, ports: Mapping[str, int]) -> str
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     log = folder / "prometheus.log"
-    process = stack.enter_context(_process(command, dict(os.environ), log))
+    process = stack.enter_context(started(command, dict(os.environ), log))
     url = f"http://127.0.0.1:{port}"
-    _wait(f"{url}/-/ready", {"prometheus": process}, folder)
+    wait(f"{url}/-/ready", {"prometheus": process}, folder)
     return url
-
-
-@contextmanager
-def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, cwd=log.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOPPED_WITHIN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _run_to_end(environment: Mapping[str, str], folder: Path, command: str) -> None:
-    log = folder / f"{command}.log"
-    with _process([sys.executable, "-m", "taskmill", command], dict(environment), log) as process:
-        if process.wait(STARTED_WITHIN):
-            raise Broken(f"taskmill {command} ended with {process.returncode}:\n{_tail(log)}")
-
-
-def _wait(url: str, running: Mapping[str, subprocess.Popen[bytes]], folder: Path) -> None:
-    until = time.monotonic() + STARTED_WITHIN
-    while not _answers(url):
-        for name, process in running.items():
-            if process.poll() is not None or time.monotonic() > until:
-                raise Broken(f"{name} is not ready:\n{_tail(folder / f'{name}.log')}")
-        time.sleep(0.1)
-
-
-def _answers(url: str) -> bool:
-    with suppress(httpx2.HTTPError):
-        return httpx2.get(url, trust_env=False, timeout=2).status_code < 300
-    return False
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-2000:]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def _own_database(server: str) -> Iterator[str]:
-    name = f"tm_rehearsal_{secrets.token_hex(4)}"
-    asyncio.run(_execute(server, f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
-    try:
-        yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
-    finally:
-        asyncio.run(_execute(server, f"DROP DATABASE {name}"))
-
-
-async def _execute(server: str, statement: str) -> None:
-    parts = urlsplit(server)
-    connection = await asyncmy.connect(
-        host=parts.hostname or "127.0.0.1",
-        port=parts.port or 3306,
-        user=unquote(parts.username or ""),
-        password=unquote(parts.password or ""),
-    )
-    async with connection.cursor() as cursor:
-        await cursor.execute(statement)
-    await connection.ensure_closed()
-
-
-@contextmanager
-def _own_keys(server: str) -> Iterator[str]:
-    prefix = f"tmr{secrets.token_hex(4)}"
-    try:
-        yield prefix
-    finally:
-        with Redis.from_url(server) as redis:
-            for pattern in (f"{{{prefix}/*", f"{prefix}*"):
-                for key in redis.scan_iter(match=pattern, count=1000):
-                    redis.unlink(key)
 
 
 def main() -> int:
