@@ -281,6 +281,8 @@ async def one_round(options: argparse.Namespace, mysql: private.Server, redis: p
     async with own_database(mysql.mysql()) as url:
         site = Installation(mysql, redis.redis, url.rpartition("/")[2], f"tmb{secrets.token_hex(5)}")
         async with site.open(redis):
+            if options.partitions > 1:
+                await site.partition(options.partitions)
             return await Round(site, options.scale).all()
 
 
@@ -304,6 +306,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="times as many tasks")
+    parser.add_argument("--partitions", type=int, default=1, help="of tasks and their payloads, by time")
     parser.add_argument(
         "--mysql", action="append", default=[], metavar="NAME=VALUE", help="a setting of the MySQL server"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from random import Random
@@ -80,6 +81,19 @@ class Installation:
         finally:
             await index.aclose()
             await db.close()
+
+    async def partition(self, n: int) -> None:
+        """`tasks` and their payloads in n partitions by the time in their ids: one for each day up to today, the last for
+        all that comes. New rows lie in the last; what has no id in its condition looks into all."""
+        today = int(time.time()) // 86_400
+        bounds = [f"x'{(today - n + 2 + k) * 86_400_000:012x}{'0' * 20}'" for k in range(n - 1)]
+        parts = [
+            f"PARTITION p{k} VALUES LESS THAN ({bound})" for k, bound in enumerate([*bounds, "MAXVALUE"])
+        ]
+        for table in ("tasks", "task_payloads"):
+            await ask(
+                self.connection, f"ALTER TABLE {table} PARTITION BY RANGE COLUMNS (id) ({', '.join(parts)})"
+            )
 
     # -- processes -----------------------------------------------------------------------------------------
 
