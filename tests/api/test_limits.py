@@ -446,6 +446,12 @@ async def test_a_user(store_url: str) -> None:
         assert 'rate_limited_total{limit="user"} 1.0' in (await api.http.get("/metrics")).text
 
 
+async def test_refusals_are_counted_from_zero(store_url: str) -> None:
+    """A limit has its series before the first refusal, so that a rate sees that one."""
+    async with limited(store_url, user=10) as api:
+        assert 'rate_limited_total{limit="user"} 0.0' in (await api.http.get("/metrics")).text
+
+
 async def test_a_key(store_url: str) -> None:
     """An API key has a limit of its own, beside its owner's."""
     create = 'mutation { createApiKey(input: {name: "k", role: USER}) { key } }'

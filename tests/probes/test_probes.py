@@ -50,6 +50,16 @@ def test_every_priority_starts_at_zero() -> None:
     assert values == [0.0] * 4
 
 
+def test_every_verb_that_can_be_stale_starts_at_zero() -> None:
+    """The first refused write is a step from 0, which a rate sees; from nothing to 1 it would not."""
+    probes = Probes()
+    values = [
+        probes.registry.get_sample_value("stale_writes_total", {"verb": v})
+        for v in ("submit", "settle", "renew")
+    ]
+    assert values == [0.0] * 3
+
+
 def test_no_series_of_creation_times() -> None:
     """`…_created` series would double the size of a scrape."""
     assert not [name for name in samples(Probes()) if name.endswith("_created")]

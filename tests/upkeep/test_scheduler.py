@@ -141,6 +141,15 @@ async def test_queue_health_is_reported_by_itself(world: World) -> None:
 
 
 @pytest.mark.parametrize("sql_engine", ["sqlite"], indirect=True)
+async def test_failures_and_fires_are_counted_from_zero(world: World) -> None:
+    """Each loop and each outcome has its series before the first time, so that a rate sees the first one."""
+    scheduler = Scheduler(world.mill, QUICK)
+    value = world.mill.probes.registry.get_sample_value
+    async with working(scheduler):
+        await wait_until(lambda: value("loop_failures_total", {"loop": "measure"}) == 0)
+    assert value("schedule_fires_total", {"outcome": "MISSED"}) == 0
+
+
 async def test_who_does_not_lead_measures_nothing(world: World) -> None:
     """The gauges of the whole installation have no value before the first lead, and none after the last."""
     await world.submit()

@@ -108,6 +108,7 @@ class Feed:
     def __init__(self, db: Database, bell: Bell, probes: Probes, *, buffer: int = 1000) -> None:
         self._db = db
         self._bell = bell
+        self._failures = probes.loop_failures.labels(loop=self.name)
         self._probes = probes
         self._buffer = buffer
         self._clients: set[Updates] = set()
@@ -188,7 +189,7 @@ class Feed:
                     failures = 0
                 except Unavailable as error:
                     failures += 1
-                    self._probes.loop_failures.labels(loop=self.name).inc()
+                    self._failures.inc()
                     if failures == 1:
                         log.warning("feed.unavailable", error=error.message)
                     await asyncio.sleep(loop_delay(failures, self._rng, OUTAGES))

@@ -252,10 +252,17 @@ class Limiter:
         counters = self.counters = Counters(index, rng)
         self._probes = probes
 
+        def start(name: str) -> None:
+            """Counted from 0: a rate would not see the first refusal."""
+            if probes is not None:
+                probes.rate_limited.labels(limit=name)
+
         def window(name: str, amount: int) -> Window | None:
+            start(name)
             return Window(counters, name, amount) if amount else None
 
         def strikes(name: str, free: int, seconds: int, longest: int) -> Strikes | None:
+            start(name)
             return Strikes(counters, name, free, seconds, longest) if free else None
 
         self._users = window("user", options.user)

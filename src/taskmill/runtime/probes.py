@@ -27,7 +27,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from taskmill.errors import StartError
-from taskmill.model.state import Priority
+from taskmill.model.state import Priority, Verb
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 """Of what `Probes.render` returns."""
@@ -112,6 +112,8 @@ class Probes:
         self.stale_writes = self._counter(
             "stale_writes", "Writes refused because the task belongs to another run by now.", "verb"
         )
+        for verb in (Verb.SUBMIT, Verb.SETTLE, Verb.RENEW):
+            self.stale_writes.labels(verb.value)
         self.verb_seconds = self._histogram("verb_seconds", "Time of one batch in SQL.", VERB_BUCKETS, "verb")
         self.verb_rows = self._counter("verb_rows", "Rows written by batches.", "verb")
         self.index_refills = self._counter("index_refills", "Times the index was filled from SQL.")

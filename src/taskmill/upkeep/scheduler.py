@@ -23,6 +23,7 @@ from taskmill.runtime.loop import loop
 from taskmill.tasks import workers
 from taskmill.tasks.fire import Late
 from taskmill.tasks.mill import Mill
+from taskmill.tasks.schedules import Fired
 from taskmill.upkeep.fire import fire_due, release_waiting, retain_fires, retime
 from taskmill.upkeep.fold import fold_journal, trim_journal
 from taskmill.upkeep.leader import Leadership
@@ -65,6 +66,8 @@ class Scheduler:
         self._late = Late(options.misfire_after, options.misfire_grace)
         self._timed = False
         self.leadership = Leadership(mill.db, new_id(), options.leader_ttl)
+        for outcome in Fired:
+            mill.probes.schedule_fires.labels(outcome.name)
         mill.probes.scheduler_leading.set_function(lambda: self.leadership.held)
         self.verifier = Verifier(mill, mill.index, options) if mill.index is not None else None
 
@@ -105,14 +108,14 @@ class Scheduler:
             log.info("leader.not_resigned", error=error.message)
 
     async def _loop(self, name: str, job: Job, wake: asyncio.Event | None) -> None:
-        probes = self._mill.probes
+        failures = self._mill.probes.loop_failures.labels(loop=name)  # from 0: a rate would not see the first
         await loop(
             name,
             job,
             self._stop,
             timeout=TURN,
             wake=wake,
-            failed=lambda which: probes.loop_failures.labels(loop=which).inc(),
+            failed=lambda _: failures.inc(),
             rng=self._mill.rng,
         )
 
