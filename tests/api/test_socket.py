@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
@@ -22,7 +23,7 @@ from taskmill.api.users import Role
 from taskmill.errors import Unauthenticated, Unavailable
 from taskmill.model.ids import parse_id
 from tests.api.kit import PASSWORD, Api, Socket, running
-from tests.api.test_live import stream
+from tests.api.test_live import following, stream
 from tests.support import wait_until
 
 UPDATES = "subscription { taskUpdated { id title } }"
@@ -367,6 +368,23 @@ async def test_streams_of_a_user(api: Api, monkeypatch: pytest.MonkeyPatch) -> N
             event = await anext(events)
             assert event["errors"][0]["extensions"]["code"] == "RATE_LIMITED"
     await wait_until(lambda: not live._open)
+
+
+async def test_client_goes(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that went while it was sent to is no error of ours, and none is logged."""
+
+    async def gone(*_: Any) -> None:
+        raise WebSocketDisconnect(1006)
+
+    async with api.socket() as client:
+        await client.subscribe(UPDATES)
+        await following(api)
+        monkeypatch.setattr(WebSocket, "send_text", gone)
+        await api.create()
+        await client.closed()
+    assert [r for r in caplog.records if r.levelname == "ERROR"] == []
 
 
 async def test_nothing_is_left(api: Api) -> None:

@@ -20,13 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 from graphql import GraphQLError
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from strawberry.asgi import ASGIWebSocketAdapter
-from strawberry.http.exceptions import (
-    NonJsonMessageReceived,
-    NonTextMessageReceived,
-    WebSocketDisconnected,
-)
+from strawberry.http.exceptions import NonJsonMessageReceived, NonTextMessageReceived
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
 from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
     ConnectionInitMessage,
@@ -102,9 +98,10 @@ class Socket(ASGIWebSocketAdapter):
                 await self.ws.send_text(encoded.decode())
         except TimeoutError:
             await self.close(TRY_AGAIN, TOO_SLOW)
-        except (OSError, RuntimeError) as error:
-            # Starlette's disconnect is an OSError; a send after a close that came in between is a RuntimeError.
-            raise WebSocketDisconnected from error
+        except (WebSocketDisconnect, OSError, RuntimeError):
+            # The client went meanwhile, which is no error: one that is raised in an operation is logged as a bug of ours.
+            # A send after a close that came in between is a RuntimeError.
+            self._over.set()
 
     async def close(self, code: int, reason: str) -> None:
         """Says why, for as long as `send_timeout`, and ends the connection in any case."""
