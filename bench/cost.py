@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import secrets
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 import private
@@ -292,10 +294,13 @@ async def main(options: argparse.Namespace) -> int:
         for line in await describe(mysql.mysql(), redis.redis):
             print(line)
         print(f"command  {' '.join(['bench/cost.py', *sys.argv[1:]])}", flush=True)
-        rounds = []
+        rounds = [json.loads(line) for line in options.file.read_text().splitlines()] if options.file else []
         for k in range(options.rounds):
             began = time.monotonic()
             rounds.append(await one_round(options, mysql, redis))
+            if options.file:
+                with options.file.open("a") as file:
+                    file.write(json.dumps(rounds[-1]) + "\n")
             print(f"round {k + 1}  {time.monotonic() - began:.0f} s", flush=True)
     show(rounds)
     check(rounds)
@@ -306,11 +311,17 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="times as many tasks")
+    parser.add_argument(
+        "--file", type=Path, help="rounds, a line each: those in it are shown too, new ones added"
+    )
     parser.add_argument("--partitions", type=int, default=1, help="of tasks and their payloads, by time")
     parser.add_argument(
         "--mysql", action="append", default=[], metavar="NAME=VALUE", help="a setting of the MySQL server"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.file:
+        options.file.touch()
+    return options
 
 
 if __name__ == "__main__":
