@@ -150,7 +150,7 @@ CHECKS = (
             within("redis", "readinessProbe:", "startupProbe:", "no readinessProbe"),
             within("scheduler", 'prometheus.io/scrape: "true", ', "", "scrape is None"),
             within("scheduler", "args: [scheduler]", "args: [worker]", "its component is 'scheduler'"),
-            within("redis", "image: redis:8", "image: redis:latest", "no tag that says which"),
+            within("redis", "image: redis:8.0", "image: redis:latest", "no tag that says which"),
         ),
     ),
     Check(
