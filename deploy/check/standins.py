@@ -110,7 +110,7 @@ def _monitor(package: str, program: str, data: str, *options: str, more: tuple[s
     return StandIn(
         "sid",
         (package, *more, "busybox", "ca-certificates"),
-        setup=f"ln -sf busybox /bin/wget; ln -sf /usr/bin/{program} /bin/{program}; mkdir -p {data}; chown 65534:65534 {data}",
+        setup=f"ln -s busybox /bin/wget; mkdir -p {data}; chown 65534:65534 {data}",
         changes=(_entry(f"/bin/{program}"), _command(*options), "USER nobody", f"WORKDIR {data}"),
     )
 
@@ -125,8 +125,8 @@ STANDINS = {
     "mysql": StandIn(
         "sid",
         ("mysql-server-core", "mysql-client-core"),
-        setup="useradd --system --uid 999 mysql; mkdir -p /etc/mysql/conf.d /var/lib/mysql /var/run/mysqld; "
-        "chown mysql /var/lib/mysql /var/run/mysqld",
+        setup="useradd --system --uid 999 mysql; mkdir -p /etc/mysql/conf.d /var/lib/mysql /var/lib/mysql-files /var/run/mysqld; "
+        "chown mysql /var/lib/mysql /var/lib/mysql-files /var/run/mysqld",
         files={
             "/etc/mysql/my.cnf": "!includedir /etc/mysql/conf.d/\n",
             "/usr/local/bin/docker-entrypoint.sh": MYSQL,
