@@ -16,7 +16,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,12 +33,13 @@ LABEL_VALUES: Final = re.compile(r"label_values\((?P<match>.+), (?P<label>\w+)\)
 
 @dataclass(frozen=True)
 class Asked:
-    """One query of one panel, as it stands in the JSON."""
+    """One query of one panel."""
 
     dashboard: str
     panel: str
     letter: str
     expr: str
+    """With the variables put in, each as All; Grafana's own are left."""
     instant: bool
 
     def __str__(self) -> str:
@@ -58,7 +59,7 @@ class Window:
         return max(1.0, self.scrape, round(self.seconds / POINTS))
 
     def put_into(self, expr: str) -> str:
-        """The variables replaced: All of each, and Grafana's own."""
+        """Grafana's own variables replaced."""
         rate = max(self.step + self.scrape, 4 * self.scrape)
         for name, value in (
             ("$__rate_interval", f"{rate:.0f}s"),
@@ -66,25 +67,42 @@ class Window:
             ("$__range", f"{self.seconds:.0f}s"),
         ):
             expr = expr.replace(name, value)
-        return re.sub(r"\$\{?\w+\}?", ".*", expr)
+        return expr
+
+
+def boards(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Name of the file → the dashboard."""
+    files = sorted((root / DASHBOARDS).glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
 def queries(root: Path = ROOT) -> Iterator[Asked]:
-    for file in sorted((root / DASHBOARDS).glob("*.json")):
-        board = json.loads(file.read_text(encoding="utf-8"))
+    for board in boards(root).values():
         for panel in board["panels"]:
             for target in panel.get("targets", []):
-                instant = target.get("instant", False)
-                yield Asked(board["title"], panel["title"], target["refId"], target["expr"], instant)
+                yield asked(board, panel, target)
+
+
+def asked(board: Mapping[str, Any], panel: Mapping[str, Any], target: Mapping[str, Any]) -> Asked:
+    expr, instant = _all_of_each(board, target["expr"]), target.get("instant", False)
+    return Asked(board["title"], panel["title"], target["refId"], expr, instant)
+
+
+def _all_of_each(board: Mapping[str, Any], expr: str) -> str:
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "query":
+            expr = expr.replace(f"${variable['name']}", variable["allValue"])
+    return expr
 
 
 def variables(root: Path = ROOT) -> set[str]:
     """The queries that the lists of the template variables come from."""
-    found = set()
-    for file in (root / DASHBOARDS).glob("*.json"):
-        board = json.loads(file.read_text(encoding="utf-8"))
-        found |= {v["query"]["query"] for v in board["templating"]["list"] if v["type"] == "query"}
-    return found
+    return {
+        _all_of_each(board, variable["query"]["query"])
+        for board in boards(root).values()
+        for variable in board["templating"]["list"]
+        if variable["type"] == "query"
+    }
 
 
 class Prometheus:
@@ -106,7 +124,7 @@ class Prometheus:
         parts = LABEL_VALUES.fullmatch(query)
         if parts is None:
             raise Broken(f"a variable's query that is no label_values(metric, label): {query}")
-        given = {"match[]": window.put_into(parts["match"]), "start": str(window.end - window.seconds)}
+        given = {"match[]": parts["match"], "start": str(window.end - window.seconds)}
         values: list[str] = self._get(f"label/{parts['label']}/values", **given)
         return values
 
@@ -120,16 +138,16 @@ class Prometheus:
         return answer["data"]
 
 
-def ask(prometheus: Prometheus, asked: Asked, window: Window) -> list[dict[str, Any]]:
+def ask(prometheus: Prometheus, query: Asked, window: Window) -> list[dict[str, Any]]:
     """The series of a panel's query that have a value."""
-    found = prometheus.ask(asked.expr, window, instant=asked.instant)
+    found = prometheus.ask(query.expr, window, instant=query.instant)
     return [one for one in found if any(value != "NaN" for _, value in one["values"])]
 
 
 def empty(url: str, window: float, scrape: float, root: Path = ROOT) -> list[str]:
     """The queries of panels and variables that bring no value now, a line each."""
     prometheus, looked_at = Prometheus(url), Window(time.time(), window, scrape)
-    found = [str(asked) for asked in queries(root) if not ask(prometheus, asked, looked_at)]
+    found = [str(one) for one in queries(root) if not ask(prometheus, one, looked_at)]
     return found + [q for q in sorted(variables(root)) if not prometheus.label_values(q, looked_at)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.builder import Builder
@@ -43,19 +43,27 @@ class Variable:
     label: str
     query: str
     text: str
+    all: str = ".*"
+    """What matches when none is chosen."""
 
 
+JOBS: Final = "taskmill-.+"
+"""As deploy/prometheus names them: other jobs are scraped beside ours."""
 JOB: Final = Variable(
-    "job", "Job", "label_values(tasks_active, job)", "The processes, by the job that scrapes them."
+    "job",
+    "Job",
+    f'label_values(up{{job=~"{JOBS}"}}, job)',
+    "The processes, by the job that scrapes them.",
+    JOBS,
 )
 INSTANCE: Final = Variable(
-    "instance", "Instance", 'label_values(tasks_active{job=~"$job"}, instance)', "One process, or several."
+    "instance", "Instance", 'label_values(up{job=~"$job"}, instance)', "One process, or several."
 )
-QUEUE: Final = Variable("queue", "Queue", "label_values(queue_size, queue)", "Queues of tasks.")
+QUEUE: Final = Variable("queue", "Queue", 'label_values(queue_size{job=~"$job"}, queue)', "Queues of tasks.")
 TYPE: Final = Variable(
     "type",
     "Task type",
-    "label_values(task_duration_seconds_count, type)",
+    'label_values(task_duration_seconds_count{job=~"$job"}, type)',
     "What handlers are registered for.",
 )
 
@@ -73,7 +81,9 @@ class Board:
         built = self._built()
         for number, panel in enumerate(built.panels or [], 1):
             panel.id_val = number
-        return json.dumps(built, cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n"
+        document = json.loads(json.dumps(built, cls=JSONEncoder))
+        _drop_what_is_no_more(document)
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     def _built(self) -> model.Dashboard:
         board = (
@@ -99,6 +109,15 @@ class Board:
         return board.build()
 
 
+def _drop_what_is_no_more(document: dict[str, Any]) -> None:
+    """The SDK is of Grafana 11.6, the schema of 12: what the one writes of its own accord and the other does not know."""
+    for variable in document["templating"]["list"]:
+        for key in ("auto", "auto_min", "auto_count"):
+            del variable[key]
+    for panel in document["panels"]:
+        panel.get("options", {}).pop("footer", None)
+
+
 def _source_variable() -> Builder[model.VariableModel]:
     return (
         dashboard.DatasourceVariable("datasource")
@@ -119,7 +138,7 @@ def _query_variable(variable: Variable) -> Builder[model.VariableModel]:
         .sort(model.VariableSort.ALPHABETICAL_ASC)
         .multi(True)
         .include_all(True)
-        .all_value(".*")
+        .all_value(variable.all)
         .current(model.VariableOption(selected=True, text=["All"], value=["$__all"]))
     )
 
@@ -147,7 +166,7 @@ class _Alerts(model.AnnotationQuery, Builder[model.AnnotationQuery]):
     def to_json(self) -> dict[str, object]:
         formats = {
             "titleFormat": "{{alertname}}",
-            "textFormat": "{{severity}} {{queue}}",
+            "textFormat": "{{severity}} {{job}} {{instance}} {{queue}}",
             "tagKeys": "severity",
             "step": "15s",
         }

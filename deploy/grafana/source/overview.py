@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from deploy.grafana.source.board import Board, Row
 from deploy.grafana.source.panels import Query, lines, number
-from deploy.grafana.source.promql import ALL, measured, per_second, percentile, ratio, total
+from deploy.grafana.source.promql import ALL, measured, oldest, per_second, percentile, ratio, total
 
 CREATED, COMPLETED, FAILED = "tasks_created_total", "tasks_completed_total", "tasks_failed_total"
 ENDED = f"({per_second(COMPLETED)} + {per_second(FAILED)})"
+CALLS = per_second("api_requests_total")
+FAILED_CALLS = f'{ALL}, outcome="failed"'
+PROMPT = f'{ALL}, operation!~"claimTasks|cancelSignals"'
+"""Those two wait for tasks, by design."""
 QUEUED = measured("queue_size", "queue, priority")
-OLDEST = measured("queue_oldest_seconds", "queue")
 
 NOW = (
     number(
@@ -32,7 +35,7 @@ NOW = (
         "the tasks: taskmill tasks list --status FAILED.",
         "percentunit",
         ratio(per_second(FAILED), ENDED),
-        steps=((None, "green"), (0.01, "yellow"), (0.05, "red")),
+        steps=((None, "green"), (0.02, "yellow"), (0.1, "red")),
         decimals=1,
         to="taskmill-rates",
     ),
@@ -40,7 +43,7 @@ NOW = (
         "Queued",
         "Tasks that could run now and wait for a worker. It may be large in a burst; what counts is how old the oldest is.",
         "short",
-        f"{total(QUEUED)} or vector(0)",
+        total(QUEUED),
         to="taskmill-queues",
     ),
     number(
@@ -48,7 +51,7 @@ NOW = (
         "How long the task that has waited longest has waited, over all queues. Minutes: too few workers, or no worker "
         "serves that queue.",
         "s",
-        f"max({OLDEST}) or vector(0)",
+        f"max({oldest()})",
         steps=((None, "green"), (60, "yellow"), (300, "red")),
         decimals=0,
         to="taskmill-queues",
@@ -57,7 +60,7 @@ NOW = (
         "Live workers",
         "Workers that were heard of within TASKMILL_WORKER_TTL. 0: nothing runs, all waits.",
         "short",
-        "max(workers_live) or vector(0)",
+        f"max(workers_live{{{ALL}}})",
         steps=((None, "red"), (1, "green")),
         decimals=0,
         to="taskmill-workers",
@@ -94,8 +97,8 @@ NOW = (
         "Age of the oldest change that is not counted yet in taskStats. Seconds are normal; minutes: no scheduler leads, "
         "or SQL is too slow for it.",
         "s",
-        "max(journal_lag_seconds) or vector(0)",
-        steps=((None, "green"), (30, "yellow"), (120, "red")),
+        f"max(journal_lag_seconds{{{ALL}}})",
+        steps=((None, "green"), (20, "yellow"), (60, "red")),
         decimals=0,
         to="taskmill-resources",
     ),
@@ -103,7 +106,7 @@ NOW = (
         "API p95",
         "95 of 100 operations were answered within this time.",
         "s",
-        percentile(0.95, "api_request_seconds"),
+        percentile(0.95, "api_request_seconds", where=PROMPT),
         steps=((None, "green"), (0.2, "yellow"), (1, "red")),
         decimals=0,
         to="taskmill-durations",
@@ -113,8 +116,8 @@ NOW = (
         "Share of the API's operations that failed by our fault: outcome failed. What callers did wrong (refused) is not in it.",
         "percentunit",
         ratio(
-            "(" + per_second("api_requests_total", where=f'{ALL}, outcome="failed"') + " or vector(0))",
-            per_second("api_requests_total"),
+            f"({per_second('api_requests_total', where=FAILED_CALLS)} or 0 * {CALLS})",
+            CALLS,
         ),
         steps=((None, "green"), (0.001, "yellow"), (0.01, "red")),
         decimals=1,
@@ -202,7 +205,7 @@ BOARD = Board(
                         "(System resources): the API lacks CPU, so add one.",
                         "s",
                         *(
-                            Query(percentile(p, "api_request_seconds"), f"p{p * 100:g}")
+                            Query(percentile(p, "api_request_seconds", where=PROMPT), f"p{p * 100:g}")
                             for p in (0.5, 0.95, 0.99)
                         ),
                         colors={"p50": "green", "p95": "yellow", "p99": "red"},

@@ -47,6 +47,12 @@ def measured(metric: str, by: str, where: str = ALL) -> str:
     return f"max by ({by}) ({metric}{{{where}}})"
 
 
+def oldest(where: str = ALL) -> str:
+    """Of each queue; 0 where nothing waits."""
+    size = total(measured("queue_size", "queue, priority", where), "queue")
+    return f"{measured('queue_oldest_seconds', 'queue', where)} or 0 * {size}"
+
+
 def ratio(part: str, whole: str) -> str:
     """0 while nothing happens, not NaN."""
     return f"{part} / clamp_min({whole}, 1e-9)"

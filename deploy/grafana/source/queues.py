@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from deploy.grafana.source.board import JOB, QUEUE, Board, Row
 from deploy.grafana.source.panels import Column, Query, bars, heat, lines, number, rows
-from deploy.grafana.source.promql import ALL, buckets, measured, per_second, percentile, ratio, total
+from deploy.grafana.source.promql import ALL, buckets, measured, oldest, per_second, percentile, ratio, total
 from deploy.grafana.source.rates import PRIORITIES
 
 CHOSEN = f'{ALL}, queue=~"$queue"'
 SIZE = measured("queue_size", "queue, priority", CHOSEN)
-OLDEST = measured("queue_oldest_seconds", "queue", CHOSEN)
+OLDEST = oldest(CHOSEN)
 AGES = ((None, "green"), (60, "yellow"), (300, "red"))
 
 
@@ -32,7 +32,7 @@ BOARD = Board(
                         "Queued",
                         "Tasks of the chosen queues that could run now.",
                         "short",
-                        f"{total(SIZE)} or vector(0)",
+                        total(SIZE),
                         decimals=0,
                     ),
                 ),
@@ -42,7 +42,7 @@ BOARD = Board(
                         "Oldest",
                         "The longest wait among them. The alert is for this, not for the depth: a deep queue that moves is fine.",
                         "s",
-                        f"max({OLDEST}) or vector(0)",
+                        f"max({OLDEST})",
                         steps=AGES,
                         decimals=0,
                     ),
@@ -54,7 +54,7 @@ BOARD = Board(
                         "Queued tasks over tasks that ended per second in the last 5 minutes, of all queues. It tells whether to wait or to add workers.",
                         "s",
                         ratio(
-                            f"({total(measured('queue_size', 'queue, priority'))} or vector(0))",
+                            total(measured("queue_size", "queue, priority")),
                             f"({per_second('tasks_completed_total', window='5m')} + {per_second('tasks_failed_total', window='5m')})",
                         ),
                         steps=((None, "green"), (300, "yellow"), (1800, "red")),
@@ -67,7 +67,7 @@ BOARD = Board(
                         "Queues with work",
                         "Queues in which something waits.",
                         "short",
-                        f"count({total(SIZE, 'queue')} > 0) or vector(0)",
+                        f"sum({total(SIZE, 'queue')} > bool 0)",
                         decimals=0,
                     ),
                 ),
@@ -164,9 +164,7 @@ BOARD = Board(
                         "Queue",
                         Column(total(SIZE, "queue"), "Queued", "short", decimals=0),
                         Column(_sized("CRITICAL"), "Critical", "short", decimals=0),
-                        Column(
-                            f"{OLDEST} or 0 * {total(SIZE, 'queue')}", "Oldest", "s", steps=AGES, decimals=0
-                        ),
+                        Column(OLDEST, "Oldest", "s", steps=AGES, decimals=0),
                         sort="Queued",
                     ),
                 ),

@@ -25,7 +25,7 @@ BOARD = Board(
                         "Live workers",
                         "Workers heard of within TASKMILL_WORKER_TTL, remote ones too.",
                         "short",
-                        "max(workers_live) or vector(0)",
+                        'max(workers_live{job=~"$job"})',
                         steps=((None, "red"), (1, "green")),
                         decimals=0,
                     ),

@@ -1,0 +1,34 @@
+"""What Prometheus answers to each panel after a rehearsal, in one file."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from deploy.check import panels
+from deploy.check.rehearsal import SCRAPE, rehearsal
+
+
+def collect(file: Path, seconds: float) -> None:
+    with rehearsal(os.environ["TEST_MYSQL_URL"], os.environ["TEST_REDIS_URL"], seconds) as url:
+        panels.check(url, window=seconds, scrape=SCRAPE, patience=30)
+        window = panels.Window(time.time(), seconds, SCRAPE)
+        boards = _boards(panels.Prometheus(url), window)
+    file.write_text(json.dumps({"end": window.end, "seconds": seconds, "boards": boards}), encoding="utf-8")
+
+
+def _boards(prometheus: panels.Prometheus, window: panels.Window) -> dict[str, Any]:
+    """File name → query of a panel → its series."""
+    return {
+        name: {
+            f"{panel['id']}{target['refId']}": panels.ask(
+                prometheus, panels.asked(board, panel, target), window
+            )
+            for panel in board["panels"]
+            for target in panel.get("targets", [])
+        }
+        for name, board in panels.boards().items()
+    }
