@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.databases import MigratedStores, fresh_database
+from tests.databases import MigratedStores, fresh_database, patient
 from tests.support import SERVER_VARIABLES, Processes, RedisServer, server_binary, valkey_binary
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ def store_url(sql_engine: str, migrated_stores: MigratedStores, tmp_path: Path) 
 @pytest.fixture
 async def database(store_url: str) -> AsyncIterator[Database]:
     """The same, opened."""
-    from taskmill.sql.engine import SqlOptions, open_database
+    from taskmill.sql.engine import open_database
 
-    opened = await open_database(SqlOptions(url=store_url))
+    opened = await open_database(patient(store_url))
     yield opened
     await opened.close()
 

@@ -8,9 +8,20 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tests.support import SERVER_VARIABLES, run_blocking
+
+if TYPE_CHECKING:
+    from taskmill.sql.engine import SqlOptions
+
+
+def patient(url: str) -> SqlOptions:
+    """Of a test that is not about slow servers: on a busy machine a read took longer than the product waits."""
+    from taskmill.sql.engine import SqlOptions
+
+    return SqlOptions(url=url, unit_timeout=20.0, patience=40.0)
 
 
 @contextmanager

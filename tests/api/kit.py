@@ -28,9 +28,10 @@ from taskmill.index.connect import IndexOptions
 from taskmill.index.index import Index
 from taskmill.index.wake import LocalBell
 from taskmill.runtime.probes import Probes
-from taskmill.sql.engine import Database, SqlOptions, open_database
+from taskmill.sql.engine import Database, open_database
 from taskmill.tasks.mill import Mill, TaskOptions
 from taskmill.tasks.submit import Submitter
+from tests.databases import patient
 
 every_engine = pytest.mark.parametrize("sql_engine", ["sqlite", "mariadb", "mysql"], indirect=True)
 
@@ -182,7 +183,7 @@ async def running(
     limits: IndexOptions | None = None,
 ) -> AsyncIterator[Api]:
     """An API over the migrated database at `url`; its limits count at `limits`, else in this process."""
-    db = await open_database(SqlOptions(url))
+    db = await open_database(patient(url))
     probes = Probes()
     mill = Mill(db, index, LocalBell(), TaskOptions(), probes)
     submitter, feed = Submitter(mill), Feed(db, mill.bell, probes, buffer=feed_buffer)

@@ -9,9 +9,10 @@ import pytest
 from taskmill.model.ids import new_id
 from taskmill.model.state import Priority, Status, Verb
 from taskmill.model.task import HandlerSpec, Registry
-from taskmill.sql.engine import Database, SqlOptions, open_database
+from taskmill.sql.engine import Database, open_database
 from taskmill.tasks.claim import PAGE, PAGES, Scan
 from taskmill.tasks.claimer import Claimer
+from tests.databases import patient
 from tests.tasks.kit import ANN, CRASHED, FAILED, LEASE, REGISTRY, World, new
 
 
@@ -132,7 +133,7 @@ async def test_two_claimers_never_get_the_same_task(world: World, store_url: str
     ids = [r.id for r in rows]
     other: Database | None = None
     if world.db.kind != "sqlite":
-        other = await open_database(SqlOptions(url=store_url))
+        other = await open_database(patient(store_url))
     answers = await asyncio.gather(
         *(world.take(ids[k : k + 40], db=other if k % 2 else None) for k in range(0, 21, 4)),
         *(world.scan(15) for _ in range(4)),

@@ -19,7 +19,7 @@ from taskmill.model.ids import new_id
 from taskmill.model.state import Status, Verb
 from taskmill.model.task import Outcome, Renewal
 from taskmill.sql import schema
-from taskmill.sql.engine import Database, SqlOptions, open_database
+from taskmill.sql.engine import Database, open_database
 from taskmill.tasks.cancel import cancel
 from taskmill.tasks.claimer import Claimer
 from taskmill.tasks.redrive import redrive
@@ -29,6 +29,7 @@ from taskmill.tasks.update import TaskChanges, update
 from taskmill.upkeep.fold import fold_journal
 from taskmill.upkeep.promote import promote_due
 from taskmill.upkeep.rescue import rescue_lost
+from tests.databases import patient
 from tests.proxy import Proxy, When, proxied
 from tests.tasks.kit import ANN, DONE, FAILED, REGISTRY, RELEASED, World, new
 
@@ -54,7 +55,7 @@ class Lossy:
 @pytest.fixture
 async def lossy(store_url: str, database: Database) -> AsyncIterator[Lossy]:
     async with proxied(store_url) as (url, proxy):
-        behind = await open_database(SqlOptions(url=url))
+        behind = await open_database(patient(url))
         far = World(behind)
         yield Lossy(far, World(database), proxy, new_id())
         await far.mill.flush()

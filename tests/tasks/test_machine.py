@@ -31,7 +31,7 @@ from taskmill.model.decide import RunState, cancelled, decide
 from taskmill.model.state import TERMINAL, Priority, Status, Verb, allowed
 from taskmill.model.task import CRASH_LIMIT, Claimed, Ended, Outcome, Renewal
 from taskmill.sql import schema
-from taskmill.sql.engine import SqlOptions, open_database
+from taskmill.sql.engine import open_database
 from taskmill.tasks.cancel import cancel
 from taskmill.tasks.journal import decode
 from taskmill.tasks.redrive import redrive
@@ -41,6 +41,7 @@ from taskmill.upkeep.fold import fold_journal, trim_journal
 from taskmill.upkeep.promote import promote_due
 from taskmill.upkeep.rescue import rescue_lost
 from taskmill.upkeep.retain import retain_batch
+from tests.databases import patient
 from tests.tasks.kit import ANN, BOB, POLICY, World, new
 
 T = TypeVar("T")
@@ -121,7 +122,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.world = World(self.go(open_database(SqlOptions(url=self.url))))
+        self.world = World(self.go(open_database(patient(self.url))))
         self.go(self.world.db.write(_empty))
         self.tasks: dict[bytes, Model] = {}
         self.gone: set[bytes] = set()
