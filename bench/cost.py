@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,9 @@ from installation import Installation
 from taskmill.runtime import logs
 from taskmill.upkeep.fold import fold_journal, trim_journal
 from taskmill.upkeep.options import UpkeepOptions
+from taskmill.upkeep.promote import promote_due
 from taskmill.upkeep.scheduler import retain_once
+from taskmill.upkeep.verify import Verifier
 
 TABLES: Final = ("tasks", "task_payloads", "journal", "counts")
 FEW, SOME, MANY = 5, 25, 200
@@ -39,6 +42,8 @@ PADDING: Final = 4096
 SUBSCRIBERS: Final = 20
 BURST: Final = 200
 IDLE_SECONDS: Final = 10.0
+PURGED: Final = 5.0
+"""Seconds after which MySQL has cleared away what was deleted."""
 
 Found = dict[str, dict[str, float]]
 """Phase → quantity → how much of it for each task."""
@@ -74,14 +79,17 @@ class Round:
             await self._drain("25 slots", SOME)
             await self._fold("")
             await self._create_many()
+            await self._refill()
             await self._drain("200 slots", MANY)
             await self._fold("rows of 200 changes")
             await self._disk("kept")
             await self._large()
             await self._fold("")
+            await self._promote()
             await self._together()
             await self._polls()
         await self._retention()
+        await asyncio.sleep(PURGED)
         await self._disk("after retention")
         return self.found
 
@@ -129,6 +137,34 @@ class Round:
         if not name:
             del self.found["fold, "]
 
+    async def _refill(self) -> None:
+        """The index is lost, and filled again from SQL, by the scheduler's own function, in this process."""
+        site = self._site
+        n = await site.count("SELECT COUNT(*) FROM tasks WHERE status = 2")
+        async with site.mill("scheduler") as mill:
+            assert mill.index is not None
+            verifier = Verifier(mill, mill.index, UpkeepOptions(verify_grace=0.0, verify_late=0.0))
+            await site.lose_index()
+            async with self.phase("refill of the index", n) as spent:
+                used = time.process_time()
+                while not await verifier.run_once():
+                    pass
+                spent.more["cpu scheduler"] = time.process_time() - used
+
+    async def _promote(self) -> None:
+        """Tasks that have become due, by the scheduler's own function, in this process."""
+        site, calls = self._site, self._count(4)
+        due = datetime.now(UTC) + timedelta(seconds=20)
+        await site.create_many(calls, CALL, due=due)
+        await asyncio.sleep((due - datetime.now(UTC)).total_seconds() + 0.5)
+        size = UpkeepOptions().batch
+        async with site.mill("scheduler") as mill, self.phase("promote", calls * CALL) as spent:
+            used = time.process_time()
+            while not await promote_due(mill, size, 1.0):
+                pass
+            await mill.flush()
+            spent.more["cpu scheduler"] = time.process_time() - used
+
     async def _together(self) -> None:
         """All processes at once, as in production; then nothing to do; then with subscribers."""
         site, calls = self._site, self._count(10)
@@ -140,10 +176,10 @@ class Round:
                 await site.create_many(calls, CALL)
                 await site.done()
                 await site.folded()
-            self.found["memory"] = {
+            self.found["held"] = {
                 f"MiB of {kind}": sum(resident(pid) for pid in site.processes[kind]())
                 for kind in ("api", "worker", "runner", "scheduler")
-            }
+            } | await site.meter.connections()
             async with self.phase("idle, for a second", IDLE_SECONDS):
                 await asyncio.sleep(IDLE_SECONDS)
             await self._subscriptions()

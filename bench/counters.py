@@ -97,6 +97,13 @@ class Meter:
             found["binlog fsyncs"], found["binlog bytes"] = float(syncs), float(written)
         return found | (await self._of_redis() if self._redis else {})
 
+    async def connections(self) -> Reading:
+        """To MySQL, that are open now, of each kind of process."""
+        rows = await self._rows(
+            f"SELECT USER, CURRENT_CONNECTIONS FROM performance_schema.users WHERE USER IN ({_CLIENTS})"
+        )
+        return {f"connections of {user}": float(n) for user, n in rows}
+
     async def _of_redis(self) -> Reading:
         assert self._redis is not None
         commands = await self._redis.info("commandstats")

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
 from random import Random
 from typing import Any, Final
 from uuid import UUID
@@ -69,6 +70,11 @@ class Installation:
             await self.connection.ensure_closed()
             if client is not None:
                 await client.aclose()
+
+    async def lose_index(self) -> None:
+        """All that the one Redis holds."""
+        async with Redis.from_url(self.redis_url) as client:
+            await client.flushall()
 
     @asynccontextmanager
     async def mill(self, kind: str) -> AsyncIterator[Mill]:
@@ -164,14 +170,26 @@ class Installation:
         await asyncio.gather(*(caller(n // connections) for _ in range(connections)))
 
     async def create_many(
-        self, calls: int, size: int, *, padding: int = 0, queues: Sequence[str] = ("default",)
+        self,
+        calls: int,
+        size: int,
+        *,
+        padding: int = 0,
+        queues: Sequence[str] = ("default",),
+        due: datetime | None = None,
     ) -> None:
         """`calls` times `size` tasks, by createTasks, one call after the other; in turn in each of the queues."""
         payload = {"k": "x" * padding} if padding else {"k": 1}
+        at = None if due is None else due.isoformat()
         async with Client(self.port, self.token) as client:
             for _ in range(calls):
                 inputs = [
-                    {"title": f"bench {k}", "payload": payload, "queue": queues[k % len(queues)]}
+                    {
+                        "title": f"bench {k}",
+                        "payload": payload,
+                        "queue": queues[k % len(queues)],
+                        "scheduledAt": at,
+                    }
                     for k in range(size)
                 ]
                 await client.post(CREATE_MANY, {"inputs": inputs})
@@ -198,11 +216,8 @@ class Installation:
         async def listen(socket: Any) -> None:
             nonlocal got
             async for text in socket:
-                message = json.loads(text)
-                if message["type"] == "next":
-                    got += 1
-                elif message["type"] != "ping":
-                    raise RuntimeError(f"a subscriber got {text[:200]}")
+                got += json.loads(text)["type"] == "next"
+            raise RuntimeError(f"a subscriber was sent away: {socket.close_code} {socket.close_reason}")
 
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             listening = []
