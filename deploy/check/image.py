@@ -156,6 +156,7 @@ def services(docker: Docker, root: Path) -> None:
         "JWT_SECRET": secrets.token_hex(32),
         "DATABASE_URL": f"mysql://taskuser:{password}@127.0.0.1:3306/taskqueue",
         "REDIS_HOST": "127.0.0.1",
+        "TASKMILL_APP": "taskmill.handlers:app",
     }
     with (
         container(docker, "--network=none", *environment(server), MYSQL, "mysqld") as mysql,
