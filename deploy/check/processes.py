@@ -77,20 +77,23 @@ def free_port() -> int:
 @contextmanager
 def own_database(server: str) -> Iterator[str]:
     name = f"tm_check_{secrets.token_hex(4)}"
-    asyncio.run(_execute(server, f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
+    asyncio.run(execute(server, f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
     try:
         yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
     finally:
-        asyncio.run(_execute(server, f"DROP DATABASE {name}"))
+        asyncio.run(execute(server, f"DROP DATABASE {name}"))
 
 
-async def _execute(server: str, statement: str) -> None:
-    parts = urlsplit(server)
+async def execute(url: str, statement: str) -> None:
+    """One statement, as an operator would: in the database that the URL names, if it names one."""
+    parts = urlsplit(url)
     connection = await asyncmy.connect(
         host=parts.hostname or "127.0.0.1",
         port=parts.port or 3306,
         user=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
+        db=parts.path.strip("/") or None,
+        autocommit=True,
     )
     async with connection.cursor() as cursor:
         await cursor.execute(statement)
