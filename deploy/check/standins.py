@@ -126,7 +126,7 @@ STANDINS = {
         "sid",
         ("mysql-server-core", "mysql-client-core"),
         setup="useradd --system --uid 999 mysql; mkdir -p /etc/mysql/conf.d /var/lib/mysql /var/lib/mysql-files /var/run/mysqld; "
-        "chown mysql /var/lib/mysql /var/lib/mysql-files /var/run/mysqld",
+        "chown mysql /var/lib/mysql /var/lib/mysql-files /var/run/mysqld; chmod 1777 /var/lib/mysql /var/run/mysqld",
         files={
             "/etc/mysql/my.cnf": "!includedir /etc/mysql/conf.d/\n",
             "/usr/local/bin/docker-entrypoint.sh": MYSQL,
