@@ -17,6 +17,7 @@ from tests.support import ROOT, SERVER_VARIABLES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_BLOCKS = [page for page in PAGES if blocks(page)]
+PROJECT = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def halves(page: Path) -> tuple[list[Block], list[Block]]:
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, *PROJECT], ids=lambda p: str(p.relative_to(ROOT)))
 def test_links(page: Path) -> None:
     """A link to a file leads to one, and what stands behind # is a heading there."""
     for target, anchor in LINK.findall(prose(page)):

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import ast
-import re
-from functools import cache
-from pathlib import Path
-
 import pytest
 
+from tests.docs.named import TEST, assert_test, named
 from tests.support import ROOT
 
-PAGE = (ROOT / "docs/reference/specification.md").read_text(encoding="utf-8")
-NAMED = sorted(set(re.findall(r"`([\w./-]+/[\w./-]*|LICENSE)(?:::([\w:]+))?`", PAGE)))
-# What the table of the other stack's folders names, and paths of the API.
+PLACE = ROOT / "docs/reference/specification.md"
+PAGE = PLACE.read_text(encoding="utf-8")
+# What the table of the other stack's folders names.
 THEIRS = {f"src/{name}/" for name in ("auth", "tasks", "queue", "scheduler", "metrics", "prisma", "graphql")}
-FILES = sorted({path for path, _ in NAMED if not path.startswith("/")} - THEIRS - {"k8s/"})
-TESTS = sorted((path, test) for path, test in NAMED if test)
+FILES, TESTS = named(PLACE)
 
 VARIABLES = [
     f"`{name}`"
@@ -38,17 +33,7 @@ SECTIONS = [
 ]
 
 
-@cache
-def defined(path: str) -> set[str]:
-    """`test_name` and `TestClass::test_name` of a file."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    inner = {f"{c.name}::{node.name}" for c in classes for node in c.body if isinstance(node, functions)}
-    return inner | {node.name for node in tree.body if isinstance(node, functions)}
-
-
-@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("path", [path for path in FILES if path not in THEIRS])
 def test_files(path: str) -> None:
     """A file or folder that it names is there."""
     assert (ROOT / path).exists()
@@ -57,14 +42,12 @@ def test_files(path: str) -> None:
 @pytest.mark.parametrize(("path", "test"), TESTS)
 def test_proofs(path: str, test: str) -> None:
     """A test that it names is there, under exactly that name."""
-    assert Path(path).parts[0] == "tests"
-    assert test.rpartition("::")[2].startswith("test_")
-    assert test in defined(path)
+    assert_test(path, test)
 
 
 def test_all_that_is_named_was_found() -> None:
     """No proof escapes by the way in which it is written."""
-    assert PAGE.count("::test_") == len(re.findall(r"`[\w./-]+::(?:\w+::)?test_\w+`", PAGE))
+    assert PAGE.count("::test_") == len(TEST.findall(PAGE))
     assert len(TESTS) > 80
 
 
