@@ -38,7 +38,7 @@ HELP = """usage: python3 dev.py COMMAND [ARGUMENTS]   (or: make COMMAND, ARGS="â
   reference    write docs/reference/ anew from the code
   lock         write the locks anew from pyproject.toml (--upgrade: to the newest versions)
   bench        bench/NAME.py: python3 dev.py bench drain
-  deploy-check the files of a deployment, with the real programs; stages: static (when none is named), compose, cluster, all
+  deploy-check the files of a deployment, with the real programs; stages: static (when none is named), compose, cluster, systemd, all
   docs         the documentation as a site, in dist/docs
   sbom         what the image holds, as CycloneDX JSON
   python       the interpreter of .venv

@@ -1,4 +1,4 @@
-"""`python -m deploy.check [static] [compose] [cluster] [all]`: the stages one after another; `static` when none is named.
+"""`python -m deploy.check [static] [compose] [cluster] [systemd] [all]`: the stages one after another; `static` when none is named.
 
 A stage that is asked for passes or fails: what it needs and cannot have is a failure.
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from deploy.check import stage, static
 from deploy.check.stage import ROOT, Broken, Check
 
-STAGES = ("static", "compose", "cluster")
+STAGES = ("static", "compose", "cluster", "systemd")
 
 
 def static_checks() -> list[Check]:
