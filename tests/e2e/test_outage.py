@@ -161,8 +161,15 @@ async def test_started_without_redis(outage: Outage) -> None:
     due = datetime.now(UTC) + timedelta(seconds=0.5)
     ids += await client.create({"n": 20}, scheduledAt=due.isoformat())
     assert (await client.drained(60))["completed"] == len(ids)
+    roles = list(site.parts)
+    assert await site.metric("index_up", *roles) == 0
     outage.redis.start()
     await outage.restored()
+
+    async def all_up() -> bool:
+        return await site.metric("index_up", *roles) == len(roles)
+
+    await wait_until(all_up, 30, every=0.1)
     ids += await client.create_each(20)
     assert (await client.drained(60))["completed"] == len(ids) == 41
     verdict = await site.judge(client)

@@ -56,6 +56,9 @@ async def test_distributed_survives_kill_and_flush(distributed: Site, private_re
     stats = await client.drained()
     assert (stats["completed"], stats["total"], len(ids)) == (TASKS, TASKS, TASKS)
     assert await distributed.metric("tasks_completed_total", "worker-2") == TASKS
+    assert await distributed.metric("worker_slots", "api", "worker-2", "scheduler") == SLOTS
+    assert await distributed.metric("scheduler_leading", "api", "worker-2", "scheduler") == 1
+    assert await distributed.metric("database_wait_seconds_count", "worker-2") > 0
     verdict = await distributed.judge()
     assert verdict.verbs()[Verb.RESCUE] == SLOTS
     assert Counter(len(verdict.executions(task)) for task in held) == {1: SLOTS, 2: SLOTS}

@@ -86,10 +86,10 @@ class _Side:
     async def submit(self, work: Callable[[Connection], T], begin: str, timeout: float) -> T:
         # A thread cannot be stopped: the unit ends by itself (busy_timeout bounds its only wait), and what it did
         # stands or not as a whole. Until it has ended nobody else uses its connection.
+        self._pending += 1
         future = asyncio.get_running_loop().run_in_executor(
             self._pool, self.run, work, begin, time.perf_counter()
         )
-        self._pending += 1
         future.add_done_callback(self._ended)
         return await asyncio.shield(future) if timeout <= 0 else await _within(future, timeout)
 
