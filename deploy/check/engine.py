@@ -19,7 +19,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,8 @@ class Docker:
 def engine(network: Path | None = None, options: Sequence[str] = ()) -> Iterator[Docker]:
     """One at a time: they share a data root, so that an image is built once. `network`: a network namespace; `options`:
     more of dockerd's."""
+    if os.geteuid() != 0:
+        raise Broken("a Docker engine needs root")
     programs = unpacked(SUITE, *PACKAGES)
     root = cache() / "docker"
     root.mkdir(parents=True, exist_ok=True)
@@ -92,8 +94,9 @@ def engine(network: Path | None = None, options: Sequence[str] = ()) -> Iterator
             _wait_until_up(docker, daemon, root / "log")
             _remove_all(docker)
             yield docker
-            _remove_all(docker)
         finally:
+            with suppress(Broken):  # where it did not start
+                _remove_all(docker)
             _stop(daemon)
 
 
