@@ -181,6 +181,22 @@ async def test_a_server_that_was_never_there(tmp_path_factory: pytest.TempPathFa
     await index.aclose()
 
 
+@pytest.mark.parametrize(
+    "error", [AttributeError("'NoneType' object has no attribute 'writelines'"), TypeError()]
+)
+async def test_a_connection_that_was_closed_meanwhile(
+    index: Index, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The driver's own trouble with it is an outage like any other, and not a bug of ours."""
+
+    async def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(index._client, "execute_command", broken)
+    with pytest.raises(IndexUnavailable):
+        await index.push("q", [entry(1)])
+
+
 async def test_a_cancelled_call_mixes_up_no_replies(index: Index) -> None:
     """A caller that gives up in the middle does not leave its reply for the next one."""
     await index.push("q", [entry(k, fair=(ANN, BOB)[k % 2]) for k in range(500)])

@@ -25,8 +25,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
 Client = Redis | RedisCluster
-LOST = (RedisError, RedisClusterException, OSError, EOFError, TimeoutError)
-"""What a call raises whose server cannot answer."""
+LOST = (RedisError, RedisClusterException, OSError, EOFError, TimeoutError, AttributeError, TypeError)
+"""What a call raises whose server cannot answer. The last two: redis-py 8.1 writes to a connection that was closed
+meanwhile, as those of a cluster are when a node dies, and trips over its own None (redis-py issue 4287)."""
 
 _KINDS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _FORMS = (
