@@ -99,7 +99,7 @@ def test_all_are_run_although_one_fails(monkeypatch: pytest.MonkeyPatch) -> None
     stages = Stages(passing=False)
     monkeypatch.setattr(command, "run", stages.run)
     assert command.main(["all"]) == 1
-    assert stages.ran == ["static", "compose", "cluster"]
+    assert stages.ran == ["static", "compose", "cluster", "systemd"]
 
 
 def test_a_stage_that_there_is_not_is_refused() -> None:
@@ -110,4 +110,5 @@ def test_a_stage_that_there_is_not_is_refused() -> None:
 def test_every_topic_is_part_of_the_static_stage() -> None:
     """One whose file is not found, or that checks nothing, would be left out silently."""
     topics = {name for name, checks in command.topics().items() if checks}
-    assert topics == {"compose", "grafana", "image", "kubernetes", "prometheus", "site"}
+    named = {"compose", "github", "grafana", "image", "kubernetes", "prometheus", "site", "systemd"}
+    assert topics == named
