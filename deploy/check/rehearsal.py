@@ -11,7 +11,6 @@ stopped for longer than its lease, so that its runs are rescued and its late wri
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import secrets
@@ -21,12 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from deploy.check import panels, traffic
+from deploy.check import panels
 from deploy.check.processes import free_port, own_database, own_keys, run_to_end, started, tail, wait
 from deploy.check.stage import ROOT, Broken
 from deploy.check.tools import tool
@@ -43,7 +41,7 @@ WORKERS: Final = {
 
 @contextmanager
 def rehearsal(mysql: str, redis: str, seconds: float) -> Iterator[str]:
-    """The URL of the Prometheus, after so many seconds of load."""
+    """The URL of the Prometheus, after so many seconds of load, which goes on."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmill-rehearsal-")))
         environment = _environment(stack, mysql, redis)
@@ -54,17 +52,15 @@ def rehearsal(mysql: str, redis: str, seconds: float) -> Iterator[str]:
         api = f"http://127.0.0.1:{ports['api-1']}"
         for port in ports.values():
             wait(f"http://127.0.0.1:{port}/metrics", running, folder)
-        load = stack.enter_context(ThreadPoolExecutor(1)).submit(_load, api, seconds)
+        load = [sys.executable, "-m", "deploy.check.traffic", api, str(10 * seconds), "workshop"]
+        running["load"] = stack.enter_context(started(load, environment, folder / "load.log"))
+        end = time.monotonic() + seconds
         _pause(running["worker-2"], seconds)
-        load.result()
+        time.sleep(max(0.0, end - time.monotonic()))
         for name, process in running.items():
             if process.poll() is not None:
                 raise Broken(f"{name} ended with {process.returncode}:\n{tail(folder / f'{name}.log')}")
         yield url
-
-
-def _load(api: str, seconds: float) -> None:
-    asyncio.run(traffic.drive(api, seconds, traffic.WORKSHOP))
 
 
 def _pause(worker: subprocess.Popen[bytes], seconds: float) -> None:

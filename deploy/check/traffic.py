@@ -1,7 +1,8 @@
 """Load for a Taskmill, by its API alone, that has something of everything that the dashboards show.
 
-    asyncio.run(drive("http://127.0.0.1:3000", seconds=120))                # the handlers of taskmill.handlers
-    asyncio.run(drive(url, seconds=120, kinds=WORKSHOP))                    # those of deploy.check.workshop
+    asyncio.run(drive("http://127.0.0.1:3000", seconds=120))     # the handlers of taskmill.handlers
+    asyncio.run(drive(url, seconds=120, kinds=WORKSHOP))         # those of deploy.check.workshop
+    python -m deploy.check.traffic URL SECONDS [workshop]        # the same two as a process, which SIGTERM ends
 
 Tasks of several types, queues and priorities in waves, among them ones that fail; a schedule that fires each minute;
 a subscription, questions, calls that are wrong, and logins that fail until they are refused.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -135,3 +137,7 @@ async def _watch(client: Client) -> None:
     with suppress(TaskmillError):
         async for _ in client.watch():
             pass
+
+
+if __name__ == "__main__":
+    asyncio.run(drive(sys.argv[1], float(sys.argv[2]), WORKSHOP if "workshop" in sys.argv[3:] else BUILT_IN))

@@ -6,7 +6,12 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 from PIL import Image
@@ -19,7 +24,7 @@ from deploy.grafana.pictures.collect import collect
 
 HERE: Final = Path(__file__).resolve().parent
 PICTURES: Final = ROOT / "docs/images/dashboards"
-WIDTH: Final = 1400
+WIDTH: Final = 1600
 ROW: Final = 38
 HEAD: Final = 64
 """Pixels: of a row of Grafana's grid, and above the first; as in page.tsx."""
@@ -34,9 +39,10 @@ def draw(data: Path) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
         raise Broken("chromium is missing (Debian: apt install chromium fonts-inter)")
-    with tempfile.TemporaryDirectory(prefix="taskmill-pictures-") as place:
-        folder = Path(place)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmill-pictures-")))
         _bundle(folder)
+        url = stack.enter_context(_served(folder))
         answers = json.loads(data.read_text(encoding="utf-8"))
         PICTURES.mkdir(parents=True, exist_ok=True)
         for name, board in panels.boards().items():
@@ -45,18 +51,40 @@ def draw(data: Path) -> None:
             size = f"--window-size={WIDTH},{_height(board)}"
             shot = folder / f"{name}.png"
             profile = f"--user-data-dir={folder / 'profile'}"
-            run([chromium, *QUIET, profile, size, f"--screenshot={shot}", page.as_uri()])
+            run([chromium, *QUIET, profile, size, f"--screenshot={shot}", f"{url}/{page.name}"])
             _shrink(shot, PICTURES / shot.name)
 
 
 def _bundle(folder: Path) -> None:
     modules = node_modules(HERE)
-    for source in ("page.tsx", "panel.tsx", "data.ts", "heat.tsx"):
+    for source in ("page.tsx", "panel.tsx", "data.ts", "heat.tsx", "tsconfig.json"):
         shutil.copy(HERE / source, folder / source)
     (folder / "node_modules").symlink_to(modules)
-    options = ["--bundle", "--minify", "--jsx=automatic", "--loader:.svg=dataurl", "--log-level=error"]
+    (folder / "public").mkdir()
+    (folder / "public/build").symlink_to(modules / "@grafana/ui/dist/public")  # its icons
+    run([str(modules / ".bin/tsc"), "--project", ".", "--pretty", "false"], cwd=folder)
+    options = ["--bundle", "--minify", "--jsx=automatic", "--loader:.ttf=empty", "--log-level=error"]
     defined = ['--define:process.env.NODE_ENV="production"', "--define:global=window"]
     run([str(modules / ".bin/esbuild"), "page.tsx", *options, *defined, "--outfile=page.js"], cwd=folder)
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """Over HTTP, since a page of file:// may not load icons."""
+    handler = partial(_Silent, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 def _page(board: object, answers: dict[str, object], name: str) -> str:
@@ -65,7 +93,7 @@ def _page(board: object, answers: dict[str, object], name: str) -> str:
     given = {"board": board, "answers": boards[name], "end": answers["end"], "seconds": answers["seconds"]}
     text = json.dumps(given).replace("</", "<\\/")
     return (
-        '<!doctype html><meta charset="utf-8"><body><div id="root"></div>'
+        '<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="page.css"><div id="root"></div>'
         f'<script>window.given = {text}</script><script src="page.js"></script>'
     )
 

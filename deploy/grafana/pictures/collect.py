@@ -6,16 +6,23 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deploy.check import panels
 from deploy.check.rehearsal import SCRAPE, rehearsal
 
+SMOOTH: Final = 5
+"""Seconds of a step. Scraped each second: with steps as short, a chart would show what one batch did."""
+
+
+BEFORE: Final = 240
+
 
 def collect(file: Path, seconds: float) -> None:
-    with rehearsal(os.environ["TEST_MYSQL_URL"], os.environ["TEST_REDIS_URL"], seconds) as url:
+    """`seconds` are shown; the ones before fill what looks back over minutes."""
+    with rehearsal(os.environ["TEST_MYSQL_URL"], os.environ["TEST_REDIS_URL"], seconds + BEFORE) as url:
         panels.check(url, window=seconds, scrape=SCRAPE, patience=30)
-        window = panels.Window(time.time(), seconds, SCRAPE)
+        window = panels.Window(time.time(), seconds, SMOOTH)
         boards = _boards(panels.Prometheus(url), window)
     file.write_text(json.dumps({"end": window.end, "seconds": seconds, "boards": boards}), encoding="utf-8")
 

@@ -6,6 +6,7 @@ import {
   FieldType,
   getDisplayProcessor,
   getFieldDisplayName,
+  reduceField,
   type DataFrame,
   type Field,
   type FieldConfig,
@@ -93,9 +94,19 @@ function put(into: Record<string, unknown>, [first, ...rest]: string[], value: u
 export function display(frame: DataFrame, index: number, theme: GrafanaTheme2): void {
   for (const field of frame.fields) {
     first(field);
-    field.state = { seriesIndex: index, displayName: field.config.displayName ?? getFieldDisplayName(field, frame) };
+    const displayName = field.config.displayName ?? getFieldDisplayName(field, frame);
+    field.state = { seriesIndex: index, displayName, range: rangeOf(field) };
     field.display = getDisplayProcessor({ field, theme });
   }
+}
+
+/** What a spark line's scale is made from. */
+function rangeOf(field: Field) {
+  if (field.type !== FieldType.number) {
+    return undefined;
+  }
+  const { min, max } = reduceField({ field, reducers: ['min', 'max'] });
+  return { min, max, delta: max - min };
 }
 
 /** Thresholds begin at minus infinity, which JSON writes as null. */

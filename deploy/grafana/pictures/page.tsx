@@ -3,6 +3,7 @@ import { createTheme, ThemeContext } from '@grafana/data';
 import type { Panel, RowPanel } from '@grafana/schema';
 import { GlobalStyles, Icon, PanelChrome } from '@grafana/ui';
 import { createRoot } from 'react-dom/client';
+import 'uplot/dist/uPlot.min.css';
 
 import type { Given } from './data';
 import { Drawn } from './panel';

@@ -1,6 +1,7 @@
 // One panel, drawn by the widget of Grafana's library that its type names.
 import {
   createDataFrame,
+  EventBusSrv,
   FieldType,
   getDisplayProcessor,
   reduceField,
@@ -14,12 +15,12 @@ import {
   BarGauge,
   BigValue,
   PanelContextProvider,
-  Table,
   TimeSeries,
   useTheme2,
   VizRepeater,
   type PanelContext,
 } from '@grafana/ui';
+import { TableNG } from '@grafana/ui/unstable';
 
 import { configOf, display, frames, number, targetsOf, timeRange, type Given, type Series } from './data';
 import { Heat } from './heat';
@@ -49,13 +50,13 @@ export function Drawn(props: Props) {
   }
 }
 
-const CONTEXT = { eventsScope: 'picture', eventBus: { publish() {}, getStream: () => ({ subscribe() {} }) } };
+const CONTEXT: PanelContext = { eventsScope: 'picture', eventBus: new EventBusSrv() };
 
 function Lines({ panel, given, width, height }: Props) {
   const theme = useTheme2();
   const options = panel.options as { legend: never };
   return (
-    <PanelContextProvider value={CONTEXT as unknown as PanelContext}>
+    <PanelContextProvider value={CONTEXT}>
       <TimeSeries
         frames={frames(panel, given, theme)}
         timeRange={timeRange(given)}
@@ -125,6 +126,7 @@ function bar(frame: DataFrame, options: Record<string, never>, place: Place) {
       orientation={VizOrientation.Horizontal}
       displayMode={options.displayMode}
       valueDisplayMode={options.valueMode}
+      text={options.text}
       isOverflow={false}
       itemSpacing={8}
     />
@@ -154,7 +156,14 @@ function Rows({ panel, given, width, height }: Props) {
   display(frame, 0, theme);
   frame.fields[0].display = getDisplayProcessor({ field: frame.fields[0], theme });
   return (
-    <Table data={frame} width={width} height={height} initialSortBy={options.sortBy} cellHeight={options.cellHeight} />
+    <TableNG
+      data={frame}
+      width={width}
+      height={height}
+      initialSortBy={options.sortBy}
+      cellHeight={options.cellHeight}
+      enableVirtualization={false}
+    />
   );
 }
 

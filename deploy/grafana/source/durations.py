@@ -98,7 +98,7 @@ BOARD = Board(
                         Column(
                             per_second(f"{RUN}_count", by="type", where=CHOSEN, window="5m"),
                             "Runs per second",
-                            "ops",
+                            "suffix:runs/s",
                             decimals=2,
                         ),
                         Column(mean(RUN, by="type", where=CHOSEN, window="5m"), "Mean", "s"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploy.grafana.source.board import Board, Row
 from deploy.grafana.source.panels import Query, lines, number
-from deploy.grafana.source.promql import ALL, measured, oldest, per_second, percentile, ratio, total
+from deploy.grafana.source.promql import ALL, measured, oldest, per_second, percentile, ratio, smooth, total
 
 CREATED, COMPLETED, FAILED = "tasks_created_total", "tasks_completed_total", "tasks_failed_total"
 ENDED = f"({per_second(COMPLETED)} + {per_second(FAILED)})"
@@ -18,14 +18,14 @@ NOW = (
     number(
         "Created",
         "Tasks that were accepted, per second. A fall to 0 during working hours: callers cannot reach the API, or have stopped.",
-        "ops",
+        "suffix:tasks/s",
         per_second(CREATED),
         to="taskmill-rates",
     ),
     number(
         "Completed",
         "Tasks that ended well, per second. Over some minutes it should be what is created; less, and the queues grow.",
-        "ops",
+        "suffix:tasks/s",
         per_second(COMPLETED),
         to="taskmill-rates",
     ),
@@ -42,8 +42,9 @@ NOW = (
     number(
         "Queued",
         "Tasks that could run now and wait for a worker. It may be large in a burst; what counts is how old the oldest is.",
-        "short",
+        "locale",
         total(QUEUED),
+        decimals=0,
         to="taskmill-queues",
     ),
     number(
@@ -70,7 +71,7 @@ NOW = (
         "Share of the workers' slots (QUEUE_CONCURRENCY) that run a task. Near 100 % with a growing queue: add workers. "
         "Near 100 % alone is a well used worker.",
         "percentunit",
-        ratio(total(f"tasks_active{{{ALL}}}"), total(f"worker_slots{{{ALL}}}")),
+        ratio(smooth("tasks_active"), total(f"worker_slots{{{ALL}}}")),
         steps=((None, "green"), (0.9, "yellow")),
         decimals=0,
         to="taskmill-workers",
@@ -108,7 +109,6 @@ NOW = (
         "s",
         percentile(0.95, "api_request_seconds", where=PROMPT),
         steps=((None, "green"), (0.2, "yellow"), (1, "red")),
-        decimals=0,
         to="taskmill-durations",
     ),
     number(
@@ -130,10 +130,10 @@ BOARD = Board(
     "Taskmill overview",
     "Is work done, does anything wait too long, is anything broken? Each number leads to the dashboard that tells more.",
     [
-        Row("Now", 4, [(4, panel) for panel in NOW]),
+        Row("Now", 5, [(4, panel) for panel in NOW]),
         Row(
             "Work",
-            9,
+            10,
             [
                 (
                     12,
@@ -141,7 +141,7 @@ BOARD = Board(
                         "Tasks per second",
                         "Created and completed should lie on each other but for bursts. Created above completed for long: "
                         "the queues grow. Retries are runs that failed and will be tried again.",
-                        "ops",
+                        "suffix:tasks/s",
                         Query(per_second(CREATED), "created"),
                         Query(per_second(COMPLETED), "completed"),
                         Query(per_second(FAILED), "failed"),
@@ -220,14 +220,16 @@ BOARD = Board(
                 (
                     8,
                     number(
-                        "Answer Prometheus",
-                        "Every process that is scraped. Down: it ended, hangs, or cannot be reached; its tasks are rescued "
-                        "when their lease runs out.",
-                        "short",
-                        f"up{{{ALL}}}",
-                        words={"1": ("Up", "green"), "0": ("Down", "red")},
-                        legend="{{job}} {{instance}}",
+                        "Processes that answer",
+                        "Of those of each job that are scraped. Less than all: one ended, hangs, or cannot be reached; a worker's tasks are "
+                        "rescued when their lease runs out. Which one it is: System resources.",
+                        "percentunit",
+                        f"avg by (job) (up{{{ALL}}})",
+                        steps=((None, "red"), (0.5, "orange"), (1, "green")),
+                        legend="{{job}}",
+                        decimals=0,
                         spark=False,
+                        to="taskmill-resources",
                     ),
                 ),
                 (

@@ -49,8 +49,10 @@ class Look(TypedDict, total=False):
     """Values below 0 have a meaning."""
     decimals: int
     calcs: Sequence[str]
-    """What the legend says of each series."""
+    """What the legend says of each series, in a table; else it has the names alone, in a line."""
     most: float
+    usually: float
+    """The top of the axis while all is below: what is small is not to look large."""
     logarithmic: bool
 
 
@@ -64,10 +66,10 @@ def lines(title: str, text: str, unit: str, *queries: Query, **look: Unpack[Look
         .unit(unit)
         .targets([_target(query, letter) for letter, query in zip(LETTERS, queries, strict=False)])
         .line_width(1)
-        .fill_opacity(40 if look.get("stacked") else 8)
+        .fill_opacity(_fill(queries, look))
         .show_points(enums.VisibilityMode.NEVER)
         .span_nulls(False)
-        .legend(_legend(look.get("calcs", ("lastNotNull", "max"))))
+        .legend(_legend(look.get("calcs", ())))
         .tooltip(
             common.VizTooltipOptions().mode(enums.TooltipDisplayMode.MULTI).sort(enums.SortOrder.DESCENDING)
         )
@@ -85,11 +87,20 @@ def lines(title: str, text: str, unit: str, *queries: Query, **look: Unpack[Look
     return panel
 
 
+def _fill(queries: Sequence[Query], look: Look) -> int:
+    """Areas over each other are mud: only a line that is alone, or that lies on the others, is filled."""
+    if look.get("stacked"):
+        return 40
+    return 8 if len(queries) == 1 and "{{" not in queries[0].legend else 0
+
+
 def _scale(panel: timeseries.Panel, look: Look) -> None:
     if look.get("logarithmic"):
         panel.scale_distribution(common.ScaleDistributionConfig().type(enums.ScaleDistribution.LOG).log(10))
     elif not look.get("signed"):
         panel.min(0)
+    if "usually" in look:
+        panel.axis_soft_max(look["usually"])
     if "most" in look:
         panel.max(look["most"])
     if "decimals" in look:
@@ -155,6 +166,7 @@ def bars(
         .orientation(enums.VizOrientation.HORIZONTAL)
         .display_mode(enums.BarGaugeDisplayMode.GRADIENT)
         .value_mode(enums.BarGaugeValueMode.COLOR)
+        .text(common.VizTextDisplayOptions().title_size(14).value_size(18))
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
         .thresholds(_thresholds(steps))
     )
@@ -267,7 +279,7 @@ def _legend(calcs: Sequence[str]) -> common.VizLegendOptions:
     return (
         common.VizLegendOptions()
         .show_legend(True)
-        .display_mode(enums.LegendDisplayMode.TABLE)
+        .display_mode(enums.LegendDisplayMode.TABLE if calcs else enums.LegendDisplayMode.LIST)
         .placement(enums.LegendPlacement.BOTTOM)
         .calcs(list(calcs))
     )

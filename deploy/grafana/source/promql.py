@@ -53,6 +53,11 @@ def oldest(where: str = ALL) -> str:
     return f"{measured('queue_oldest_seconds', 'queue', where)} or 0 * {size}"
 
 
+def smooth(metric: str, by: str = "", where: str = ALL) -> str:
+    """A gauge that jumps, as its mean since the point before: what a scrape happens to see says little."""
+    return total(f"avg_over_time({metric}{{{where}}}[{RATE}])", by)
+
+
 def ratio(part: str, whole: str) -> str:
     """0 while nothing happens, not NaN."""
     return f"{part} / clamp_min({whole}, 1e-9)"

@@ -24,14 +24,14 @@ BOARD = Board(
     [
         Row(
             "Now",
-            4,
+            5,
             [
                 (
                     6,
                     number(
                         "Queued",
                         "Tasks of the chosen queues that could run now.",
-                        "short",
+                        "locale",
                         total(SIZE),
                         decimals=0,
                     ),
@@ -66,7 +66,7 @@ BOARD = Board(
                     number(
                         "Queues with work",
                         "Queues in which something waits.",
-                        "short",
+                        "locale",
                         f"sum({total(SIZE, 'queue')} > bool 0)",
                         decimals=0,
                     ),
@@ -75,7 +75,7 @@ BOARD = Board(
         ),
         Row(
             "Depth",
-            9,
+            10,
             [
                 (
                     12,
@@ -146,24 +146,24 @@ BOARD = Board(
             8,
             [
                 (
-                    8,
+                    6,
                     bars(
                         "Queued now",
                         "The same as above, side by side.",
-                        "short",
+                        "locale",
                         Query(total(SIZE, "queue"), "{{queue}}"),
                         decimals=0,
                     ),
                 ),
                 (
-                    8,
+                    10,
                     rows(
                         "Queues",
                         "Each queue that a worker serves or that holds tasks.",
                         "queue",
                         "Queue",
-                        Column(total(SIZE, "queue"), "Queued", "short", decimals=0),
-                        Column(_sized("CRITICAL"), "Critical", "short", decimals=0),
+                        Column(total(SIZE, "queue"), "Queued", "locale", decimals=0),
+                        Column(_sized("CRITICAL"), "Critical", "locale", decimals=0),
                         Column(OLDEST, "Oldest", "s", steps=AGES, decimals=0),
                         sort="Queued",
                     ),

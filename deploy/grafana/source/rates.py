@@ -22,7 +22,7 @@ BOARD = Board(
                 (
                     4,
                     number(
-                        "Created", "Tasks accepted.", "short", within_range(CREATED), decimals=0, spark=False
+                        "Created", "Tasks accepted.", "locale", within_range(CREATED), decimals=0, spark=False
                     ),
                 ),
                 (
@@ -30,7 +30,7 @@ BOARD = Board(
                     number(
                         "Completed",
                         "Tasks that ended well.",
-                        "short",
+                        "locale",
                         within_range(COMPLETED),
                         steps=((None, "green"),),
                         decimals=0,
@@ -42,7 +42,7 @@ BOARD = Board(
                     number(
                         "Failed",
                         "Tasks that failed for good: the dead letters. taskmill tasks list --status FAILED shows them.",
-                        "short",
+                        "locale",
                         within_range(FAILED),
                         steps=((None, "green"), (1, "red")),
                         decimals=0,
@@ -54,7 +54,7 @@ BOARD = Board(
                     number(
                         "Retries",
                         "Runs that failed and were tried again. Many of them with few failures: a flaky dependency.",
-                        "short",
+                        "locale",
                         within_range("task_retries_total"),
                         steps=((None, "green"), (1, "orange")),
                         decimals=0,
@@ -66,7 +66,7 @@ BOARD = Board(
                     number(
                         "Rescues",
                         "Runs taken from a worker whose lease ran out: it died, hung, or lost the database. 0 is normal.",
-                        "short",
+                        "locale",
                         within_range("task_rescues_total"),
                         steps=((None, "green"), (1, "orange")),
                         decimals=0,
@@ -78,7 +78,7 @@ BOARD = Board(
                     number(
                         "Schedule fires",
                         "Times at which schedules fired.",
-                        "short",
+                        "locale",
                         within_range("schedule_fires_total"),
                         decimals=0,
                         spark=False,
@@ -88,14 +88,14 @@ BOARD = Board(
         ),
         Row(
             "In and out",
-            9,
+            10,
             [
                 (
                     14,
                     lines(
                         "Tasks per second",
                         "Created above ended for long means that the queues grow; completed above created, that a backlog is worked off.",
-                        "ops",
+                        "suffix:tasks/s",
                         Query(per_second(CREATED), "created"),
                         Query(per_second(COMPLETED), "completed"),
                         Query(per_second(FAILED), "failed"),
@@ -109,7 +109,7 @@ BOARD = Board(
                         "Net growth",
                         "Created less ended. Around 0 is balance; above it for long, add workers before the wait is noticed. "
                         "Cancelled tasks and those scheduled for later count as growth.",
-                        "ops",
+                        "suffix:tasks/s",
                         Query(
                             f"{per_second(CREATED)} - {per_second(COMPLETED)} - {per_second(FAILED)}",
                             "growth",
@@ -131,7 +131,7 @@ BOARD = Board(
                     lines(
                         "Created by priority",
                         "Higher ones go first. When most are CRITICAL, nothing is.",
-                        "ops",
+                        "suffix:tasks/s",
                         Query(per_second(CREATED, by="priority"), "{{priority}}"),
                         stacked=True,
                         colors=PRIORITIES,
@@ -142,7 +142,7 @@ BOARD = Board(
                     lines(
                         "Runs by type",
                         'Runs that ended, retries among them, by the task\'s type. "other": more than 100 types; "none": tasks without one.',
-                        "ops",
+                        "suffix:runs/s",
                         Query(
                             per_second(
                                 "task_duration_seconds_count", by="type", where=f'{ALL}, type=~"$type"'
@@ -163,6 +163,7 @@ BOARD = Board(
                             "failed",
                         ),
                         colors={"failed": "red"},
+                        usually=0.12,
                         steps=((None, "green"), (0.1, "red")),
                     ),
                 ),
@@ -178,19 +179,22 @@ BOARD = Board(
                         "Retries and rescues",
                         "A retry is a run that raised; a rescue is a run whose worker went silent. Rescues without a deploy or an "
                         "outage: workers that are killed (memory?) or starved of CPU.",
-                        "ops",
+                        "suffix:runs/s",
                         Query(per_second("task_retries_total"), "retries"),
                         Query(per_second("task_rescues_total"), "rescues"),
                         colors={"retries": "orange", "rescues": "red"},
+                        usually=1,
                     ),
                 ),
                 (
                     8,
                     lines(
                         "Stale writes refused, by verb",
-                        "A worker wrote for a run that was not its own any more: fencing kept the record right. It goes with rescues.",
-                        "ops",
+                        "A worker wrote for a run that was not its own any more: fencing kept the record right. Some renewals are normal: they "
+                        "cross the end of their own run. settle goes with rescues.",
+                        "suffix:writes/s",
                         Query(per_second("stale_writes_total", by="verb"), "{{verb}}"),
+                        usually=1,
                     ),
                 ),
                 (
@@ -198,8 +202,9 @@ BOARD = Board(
                     lines(
                         "Calls refused by a rate limit",
                         "By limit (docs/howto/limits.md). One caller in a loop, or a limit that is too low for what callers need.",
-                        "ops",
+                        "suffix:calls/s",
                         Query(per_second("rate_limited_total", by="limit"), "{{limit}}"),
+                        usually=1,
                     ),
                 ),
             ],
@@ -212,9 +217,10 @@ BOARD = Board(
                     12,
                     lines(
                         "Schedule fires by outcome",
-                        "FIRED made a task. All others made none: why is what the schedule's history says.",
-                        "ops",
-                        Query(per_second("schedule_fires_total", by="outcome"), "{{outcome}}"),
+                        "SUBMITTED and RUN_NOW made a task, WAITING makes one when the one before has ended. MISSED, OVERLAPPED and REFUSED made none: "
+                        "the schedule's history says which times they were.",
+                        "suffix:fires/min",
+                        Query(f"{per_second('schedule_fires_total', by='outcome')} * 60", "{{outcome}}"),
                     ),
                 ),
                 (

@@ -24,6 +24,7 @@ BOARD = Board(
                         f"sum(up{{{EACH}}})",
                         steps=((None, "red"), (1, "green")),
                         decimals=0,
+                        spark=False,
                     ),
                 ),
                 (
@@ -35,6 +36,7 @@ BOARD = Board(
                         f"sum(up{{{EACH}}} == bool 0)",
                         steps=((None, "green"), (1, "red")),
                         decimals=0,
+                        spark=False,
                     ),
                 ),
                 (
@@ -58,6 +60,7 @@ BOARD = Board(
                         f"sum(scheduler_leading{{{ALL}}})",
                         steps=((None, "red"), (1, "green"), (2, "orange")),
                         decimals=0,
+                        spark=False,
                     ),
                 ),
                 (
@@ -79,6 +82,7 @@ BOARD = Board(
                         "short",
                         total(f"feed_clients{{{EACH}}}"),
                         decimals=0,
+                        spark=False,
                     ),
                 ),
             ],
@@ -183,6 +187,7 @@ BOARD = Board(
                         Query(per_second("index_repairs_total", where=EACH), "repairs"),
                         Query(per_second("index_refills_total", where=EACH), "refills"),
                         colors={"failed calls": "red", "repairs": "orange", "refills": "blue"},
+                        usually=1,
                     ),
                 ),
                 (
@@ -235,7 +240,7 @@ BOARD = Board(
                     lines(
                         "Errors by code",
                         "docs/reference/errors.md says what each code means. INTERNAL is a bug: its request id is in the logs. UNAVAILABLE: SQL was away.",
-                        "ops",
+                        "suffix:errors/s",
                         Query(per_second("api_errors_total", by="code", where=EACH) + " > 0", "{{code}}"),
                     ),
                 ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploy.grafana.source.board import INSTANCE, JOB, Board, Row
 from deploy.grafana.source.panels import Column, Query, lines, number, rows
-from deploy.grafana.source.promql import EACH, mean, per_second, ratio, total, within_range
+from deploy.grafana.source.promql import EACH, mean, per_second, ratio, smooth, total, within_range
 
 RUN = "task_duration_seconds"
 ACTIVE, SLOTS = f"tasks_active{{{EACH}}}", f"worker_slots{{{EACH}}}"
@@ -17,7 +17,7 @@ BOARD = Board(
     [
         Row(
             "Now",
-            4,
+            5,
             [
                 (
                     4,
@@ -37,7 +37,7 @@ BOARD = Board(
                         "Slots in use",
                         "Of all slots. The rest is room for a burst.",
                         "percentunit",
-                        ratio(total(ACTIVE), total(SLOTS)),
+                        ratio(smooth("tasks_active", where=EACH), total(SLOTS)),
                         steps=FULL,
                         decimals=0,
                     ),
@@ -47,7 +47,7 @@ BOARD = Board(
                     number(
                         "Runs per second",
                         "Runs that ended, well or not.",
-                        "ops",
+                        "suffix:runs/s",
                         per_second(f"{RUN}_count", where=EACH),
                     ),
                 ),
@@ -88,7 +88,10 @@ BOARD = Board(
                         "Workers of equal size should look alike. One that stays at 0 serves other queues or does not claim; one that is always "
                         "full while others idle has the only queue with work.",
                         "short",
-                        Query(f"{total(ACTIVE, 'instance')} and {total(SLOTS, 'instance')}", "{{instance}}"),
+                        Query(
+                            f"{smooth('tasks_active', 'instance', EACH)} and {total(SLOTS, 'instance')}",
+                            "{{instance}}",
+                        ),
                         stacked=True,
                         calcs=("lastNotNull", "mean", "max"),
                     ),
@@ -100,7 +103,10 @@ BOARD = Board(
                         "Tasks that run, over QUEUE_CONCURRENCY. At 100 % with work queued, more slots (waiting handlers) or more workers "
                         "(computing handlers) help.",
                         "percentunit",
-                        Query(ratio(total(ACTIVE, "instance"), total(SLOTS, "instance")), "{{instance}}"),
+                        Query(
+                            ratio(smooth("tasks_active", "instance", EACH), total(SLOTS, "instance")),
+                            "{{instance}}",
+                        ),
                         steps=FULL,
                         calcs=("lastNotNull", "mean", "max"),
                         most=1,
@@ -111,7 +117,7 @@ BOARD = Board(
                     lines(
                         "Runs per second by worker",
                         "What each gets done. A worker that does less with as many slots in use has slower tasks or too little CPU.",
-                        "ops",
+                        "suffix:runs/s",
                         Query(
                             f"{per_second(f'{RUN}_count', by='instance', where=EACH)} and {total(SLOTS, 'instance')}",
                             "{{instance}}",
@@ -169,7 +175,7 @@ BOARD = Board(
                     lines(
                         "Retries and failures by worker",
                         "Only one worker has them: its machine, its network, or a deploy that reached it alone.",
-                        "ops",
+                        "suffix:runs/s",
                         Query(
                             f"({per_second('task_retries_total', by='instance', where=EACH)}) and {total(SLOTS, 'instance')}",
                             "{{instance}} retried",
@@ -184,9 +190,11 @@ BOARD = Board(
                     8,
                     lines(
                         "Stale writes refused, by worker",
-                        "It wrote for a run that had been given to another: it was silent longer than TASKMILL_LEASE.",
-                        "ops",
+                        "It wrote for a run that had been given to another: it was silent longer than TASKMILL_LEASE. A renewal that crosses the end of "
+                        "its own run counts too.",
+                        "suffix:writes/s",
                         Query(per_second("stale_writes_total", by="instance", where=EACH), "{{instance}}"),
+                        usually=1,
                     ),
                 ),
                 (
@@ -194,15 +202,16 @@ BOARD = Board(
                     lines(
                         "Failed turns of service loops",
                         "By loop, of all processes. A few around an outage are normal: each is tried again, and its log says why it failed.",
-                        "ops",
-                        Query(per_second("loop_failures_total", by="loop", where=EACH), "{{loop}}"),
+                        "suffix:turns/min",
+                        Query(f"{per_second('loop_failures_total', by='loop', where=EACH)} * 60", "{{loop}}"),
+                        usually=1,
                     ),
                 ),
             ],
         ),
         Row(
             "Workers",
-            8,
+            6,
             [
                 (
                     24,
@@ -222,7 +231,7 @@ BOARD = Board(
                             per_second(f"{RUN}_count", by="instance", where=EACH, window="5m")
                             + f" and {total(SLOTS, 'instance')}",
                             "Runs per second",
-                            "ops",
+                            "suffix:runs/s",
                             decimals=2,
                         ),
                         Column(mean(RUN, by="instance", where=EACH, window="5m"), "Mean run", "s"),
