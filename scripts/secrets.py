@@ -19,7 +19,7 @@ SHOWN = re.compile(
     r"pass|taskpass|securepassword|secret|password|your-.*|tm_[A-Za-z0-9_…<>.]*|\$[A-Z_{}]+|…|\.\.\."
 )
 """Examples, each as a whole."""
-NO_SECRETS = re.compile(r"requirements(-dev|-tools|-build)?\.lock|.*\.(png|gif|ico)")
+NO_SECRETS = re.compile(r"requirements(-dev|-tools|-build)?\.lock|.*/package-lock\.json|.*\.(png|gif|ico)")
 RELAXED = ("tests/", "bench/", ".ci/", "scripts/services")
 KINDS = (
     "ArtifactoryDetector", "AWSKeyDetector", "AzureStorageKeyDetector", "Base64HighEntropyString",
