@@ -83,7 +83,7 @@ def receiver(host: str = "127.0.0.1", port: int = 0) -> Iterator[Receiver]:
 
     server = ThreadingHTTPServer((host, port), Handler)
     got = Receiver(f"http://{host}:{server.server_address[1]}/")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield got
