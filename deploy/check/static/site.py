@@ -22,7 +22,7 @@ LINK = re.compile(
 def builds(root: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="taskmill-site-") as folder:
         config = ["--config-file", str(root / "mkdocs.yml")]
-        run([str(tool("mkdocs")), "build", "--strict", "--quiet", *config, "--site-dir", folder])
+        run([str(tool("mkdocs")), "build", "--strict", *config, "--site-dir", folder])
         pages = sorted(Path(folder).rglob("*.html"))
         if len(pages) < len(list((root / "docs").rglob("*.md"))):
             raise Broken(f"mkdocs made {len(pages)} pages only")
