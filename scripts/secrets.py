@@ -16,9 +16,10 @@ from detect_secrets.settings import transient_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = re.compile(
-    r"pass|taskpass|securepassword|secret|password|your-.*|tm_[A-Za-z0-9_…<>.]*|\$[A-Z_{}]+|…|\.\.\."
+    r"pass|taskpass|rootpass|securepassword|secret|task-queue-secrets|password|PASSWORD|a-password-of-its-own|admin|your-.*"
+    r"|tm_[A-Za-z0-9_…<>.]*|\$[A-Z_{}]+|…|\.\.\.|.* .*"
 )
-"""Examples, each as a whole."""
+"""Examples, each as a whole; and sentences, which follow the word in prose."""
 NO_SECRETS = re.compile(r"requirements(-dev|-tools|-build)?\.lock|.*/package-lock\.json|.*\.(png|gif|ico)")
 RELAXED = ("tests/", "bench/", ".ci/", "scripts/services")
 KINDS = (
