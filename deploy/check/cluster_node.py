@@ -1,0 +1,256 @@
+"""A Kubernetes of one node in a network of its own, as processes of ours.
+
+    with cluster() as node:
+        node.docker("build", …)                         # its images are those that pods can have
+        node.kubectl("apply", "-f", "k8s/deployment.yaml")
+
+etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet with Docker and the `bridge` of CNI, kube-proxy
+with iptables, and names of Services by cluster_dns. What it lacks of a real one: metrics, policies, an ingress, volumes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from deploy.check import cluster_runtime
+from deploy.check.cache import cache
+from deploy.check.cluster_build import programs
+from deploy.check.cluster_config import (
+    NODE,
+    NODE_ADDRESS,
+    SERVICES,
+    commands,
+    write,
+)
+from deploy.check.debian import run, unpacked
+from deploy.check.engine import PACKAGES, SUITE, Docker, engine
+from deploy.check.space import Space, space
+from deploy.check.stage import ROOT, Broken
+
+BRIDGE = "cni0"
+PAUSE = "pause:here"
+READY_SECONDS = 120.0
+# The kubelet sets them for the whole machine.
+KERNEL = (
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+)
+
+
+@dataclass
+class Cluster:
+    docker: Docker
+    inner: Space
+    folder: Path
+    processes: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
+
+    def kubectl(self, *words: str, timeout: float = 60) -> str:
+        """What it printed; Broken when it fails."""
+        done = self.attempt(*words, timeout=timeout)
+        if done.returncode:
+            raise Broken(f"kubectl {' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}")
+        return done.stdout
+
+    def attempt(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        inside = ["nsenter", f"--net={self.inner.path}"]
+        try:
+            return subprocess.run(
+                [*inside, *self._kubectl(words)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise Broken(f"kubectl {' '.join(words)}: not done after {timeout:.0f} s") from None
+
+    def _kubectl(self, words: Iterable[str]) -> list[str]:
+        return [str(programs() / "kubectl"), f"--kubeconfig={self.folder / 'kubeconfig'}", *words]
+
+    def follow(self, component: str) -> Path:
+        """The file that its pods' logs go into from now on: they outlive the pods there."""
+        file = self.folder / f"{component}.pods.log"
+        words = ["logs", "--follow", "--prefix", f"--selector=app.kubernetes.io/component={component}"]
+        with file.open("ab") as log:
+            self.inner.popen(self._kubectl(words), log)
+        return file
+
+    def apply(self, manifest: str) -> None:
+        """`kubectl apply -f`, and the names of the Services that there are now."""
+        file = self.folder / "applied.yaml"
+        file.write_text(manifest, encoding="utf-8")
+        self.kubectl("apply", "-f", str(file))
+        self.tell_names()
+
+    def tell_names(self) -> None:
+        services = json.loads(self.kubectl("get", "services", "-o", "json"))["items"]
+        names = {
+            f"{service['metadata']['name']}.default.svc.cluster.local": service["spec"]["clusterIP"]
+            for service in services
+        }
+        fresh = self.folder / "names.new"
+        fresh.write_text(json.dumps(names), encoding="utf-8")
+        fresh.replace(self.folder / "names")
+
+    def start(self, name: str, command: list[str]) -> None:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes.append((name, self.inner.popen(["env", *_environment(), *command], log)))
+
+    def check(self) -> None:
+        """Broken when one of its processes has ended."""
+        for name, process in self.processes:
+            if process.poll() is not None:
+                last = (self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-5:]
+                raise Broken("\n".join([f"{name} ended with {process.returncode}:", *last]))
+
+    def end(self) -> None:
+        """Last started, first ended: the kubelet before what it would complain about."""
+        for _, process in reversed(self.processes):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    folder = cache() / "cluster"
+    with ExitStack() as stack:
+        stack.callback(_restore, {name: _kernel(name).read_text() for name in KERNEL})
+        stack.callback(_clear_groups)
+        inner = stack.enter_context(space("cluster"))
+        options = (f"--add-runtime=pods={_runtime()}", "--default-runtime=pods")
+        docker = stack.enter_context(engine(inner.path, options))
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        node = Cluster(docker, inner, folder)
+        _network(inner)
+        _pause(docker)
+        write(folder)
+        stack.callback(node.end)
+        _start(node)
+        yield node
+
+
+def _start(node: Cluster) -> None:
+    (node.folder / "names").write_text("{}", encoding="utf-8")
+    told = commands(
+        node.folder, programs(), unpacked("sid", "etcd-server") / "usr/bin/etcd", _plugins(), PAUSE
+    )
+    told["kubelet"] += [f"--docker-endpoint=unix://{node.docker.socket}"]
+    # What it writes to fixed places stays in a file system of its own.
+    private = 'mount -t tmpfs none /var/log && mount -t tmpfs none /var/lib/kubelet 2>/dev/null; exec "$@"'
+    told["kubelet"] = ["unshare", "--mount", "sh", "-c", private, "kubelet", *told["kubelet"]]
+    for name in ("etcd", "kube-apiserver"):
+        node.start(name, told[name])
+    _wait(node, "the API server", "get", "--raw", "/readyz")
+    for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
+        node.start(name, told[name])
+    node.start(
+        "dns", [sys.executable, "-m", "deploy.check.cluster_dns", NODE_ADDRESS, str(node.folder / "names")]
+    )
+    _wait(node, "the node", "wait", "--for=condition=Ready", "--timeout=2s", f"node/{NODE}")
+    _wait(node, "the account of the pods", "get", "serviceaccount", "default")
+
+
+def _wait(node: Cluster, what: str, *words: str) -> None:
+    until = time.monotonic() + READY_SECONDS
+    while (done := node.attempt(*words)).returncode:
+        node.check()
+        if time.monotonic() > until:
+            raise Broken(f"{what} is not ready after {READY_SECONDS:.0f} s: {done.stdout.strip()[-500:]}")
+        time.sleep(0.5)
+
+
+def _network(inner: Space) -> None:
+    """The bridge of the pods, with the address of the node; addresses of Services are reached through kube-proxy's rules."""
+    for words in (
+        f"ip link add {BRIDGE} type bridge",
+        f"ip address add {NODE_ADDRESS}/24 dev {BRIDGE}",
+        f"ip link set {BRIDGE} up",
+        f"ip route add {SERVICES} dev {BRIDGE}",
+        "sysctl --quiet --write net.ipv4.ip_forward=1 net.bridge.bridge-nf-call-iptables=1",
+    ):
+        inner.run(words.split())
+
+
+def _plugins() -> Path:
+    return unpacked(SUITE, "containernetworking-plugins") / "usr/lib/cni"
+
+
+def _pause(docker: Docker) -> None:
+    """The container that holds a pod's network."""
+    if not docker.attempt("image", "inspect", PAUSE).returncode:
+        return
+    busybox = unpacked(SUITE, "busybox-static") / "bin"
+    archive = docker.socket.parent / "pause.tar"
+    run(["tar", "--create", f"--file={archive}", f"--directory={busybox}", "busybox"])
+    script = "trap 'exit 0' TERM INT; while true; do /busybox sleep 3600 & wait; done"
+    docker(
+        "import", f"--change=ENTRYPOINT {json.dumps(['/busybox', 'sh', '-c', script])}", str(archive), PAUSE
+    )
+
+
+def _runtime() -> Path:
+    """A program for Docker to call; it is not told anything else."""
+    runc = unpacked(SUITE, *PACKAGES) / "usr/sbin/runc"
+    file = cache() / "cluster-runtime"
+    code = Path(cluster_runtime.__file__)
+    file.write_text(
+        f'#!/bin/sh\n{cluster_runtime.RUNC}={runc} exec {sys.executable} {code} "$@"\n', encoding="utf-8"
+    )
+    file.chmod(0o755)
+    return file
+
+
+def _environment() -> list[str]:
+    """For the kubelet and kube-proxy, which call iptables; for our module."""
+    docker_tools = unpacked(SUITE, *PACKAGES)
+    tables = cache() / "cluster-tables"
+    tables.mkdir(exist_ok=True)
+    for version, use in product(("iptables", "ip6tables"), ("", "-save", "-restore")):
+        link = tables / f"{version}{use}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(docker_tools / "usr/sbin/xtables-legacy-multi")
+    libraries = next(docker_tools.glob("usr/lib/*/xtables")).parent
+    return [
+        f"PATH={tables}:{docker_tools / 'usr/bin'}:{os.environ['PATH']}",
+        f"LD_LIBRARY_PATH={libraries}",
+        f"XTABLES_LIBDIR={libraries / 'xtables'}",
+        f"PYTHONPATH={ROOT}",
+    ]
+
+
+def _kernel(name: str) -> Path:
+    return Path("/proc/sys", name)
+
+
+def _restore(values: dict[str, str]) -> None:
+    for name, value in values.items():
+        _kernel(name).write_text(value)
+
+
+def _clear_groups() -> None:
+    """The control groups of pods outlive them."""
+    for root in Path("/sys/fs/cgroup").glob("*/kubepods"):
+        for folder, _, _ in os.walk(root, topdown=False):
+            with suppress(OSError):  # an empty group costs nothing
+                Path(folder).rmdir()
