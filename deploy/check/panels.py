@@ -17,6 +17,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -109,6 +110,9 @@ class Prometheus:
     def __init__(self, url: str) -> None:
         self._http = httpx2.Client(base_url=url, trust_env=False, timeout=30)
 
+    def close(self) -> None:
+        self._http.close()
+
     def ask(self, expr: str, window: Window, *, instant: bool) -> list[dict[str, Any]]:
         """Series with their `metric` and `values`. Broken: it cannot be reached, or refuses the query."""
         filled = window.put_into(expr)
@@ -146,9 +150,10 @@ def ask(prometheus: Prometheus, query: Asked, window: Window) -> list[dict[str, 
 
 def empty(url: str, window: float, scrape: float, root: Path = ROOT) -> list[str]:
     """The queries of panels and variables that bring no value now, a line each."""
-    prometheus, looked_at = Prometheus(url), Window(time.time(), window, scrape)
-    found = [str(one) for one in queries(root) if not ask(prometheus, one, looked_at)]
-    return found + [q for q in sorted(variables(root)) if not prometheus.label_values(q, looked_at)]
+    looked_at = Window(time.time(), window, scrape)
+    with closing(Prometheus(url)) as prometheus:
+        found = [str(one) for one in queries(root) if not ask(prometheus, one, looked_at)]
+        return found + [q for q in sorted(variables(root)) if not prometheus.label_values(q, looked_at)]
 
 
 def check(

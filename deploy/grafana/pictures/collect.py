@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,8 @@ def collect(file: Path, seconds: float) -> None:
     with rehearsal(os.environ["TEST_MYSQL_URL"], os.environ["TEST_REDIS_URL"], seconds + BEFORE) as url:
         panels.check(url, window=seconds, scrape=SCRAPE, patience=30)
         window = panels.Window(time.time(), seconds, SMOOTH)
-        boards = _boards(panels.Prometheus(url), window)
+        with closing(panels.Prometheus(url)) as prometheus:
+            boards = _boards(prometheus, window)
     file.write_text(json.dumps({"end": window.end, "seconds": seconds, "boards": boards}), encoding="utf-8")
 
 

@@ -126,13 +126,14 @@ def number(title: str, text: str, unit: str, expr: str, **face: Unpack[Face]) ->
     """The last value, large."""
     legend = face.get("legend", "")
     spark = face.get("spark", True)
+    target = _target(Query(expr, legend or title), "A")
     panel = (
         stat.Panel()
         .title(title)
         .description(text)
         .datasource(SOURCE)
         .unit(unit)
-        .targets([_target(Query(expr, legend or title), "A")])
+        .targets([target if spark else target.instant()])
         .reduce_options(_last())
         .color_mode(enums.BigValueColorMode.VALUE)
         .graph_mode(enums.BigValueGraphMode.AREA if spark else enums.BigValueGraphMode.NONE)
