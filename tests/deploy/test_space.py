@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,12 @@ with space("held") as inner:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TASKMILL_DEPLOY_CACHE", str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    for left in (tmp_path / "networks").glob("*"):  # of a test that failed
+        Space(left).end()
+        subprocess.run(["umount", left], check=False)
 
 
 def family(inner: Space) -> list[int]:

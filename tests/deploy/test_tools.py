@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -12,6 +13,7 @@ from deploy.check import __main__ as command
 from deploy.check import debian, tools
 from deploy.check.cache import once
 from deploy.check.stage import Broken, Check, Plant
+from tests.support import wait_until_sync
 
 APT = """#!/bin/sh
 echo "$@" >> "$FAKE/calls"
@@ -93,21 +95,26 @@ def test_a_fetch_that_fails_can_be_repeated(machine: Path) -> None:
     assert tools.tool("promtool").exists()
 
 
-def make(folder: Path) -> None:
-    with (folder.parent / "log").open("a") as log:
-        log.write("made\n")
+def test_two_at_once_make_a_thing_once(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second says that it waits for the first."""
+    made: list[Path] = []
+    began, end = Event(), Event()
 
+    def make(place: Path) -> None:
+        made.append(place)
+        began.set()
+        assert end.wait(10)
 
-def test_two_at_once_make_a_thing_once(machine: Path) -> None:
-    """The second waits for the first."""
-    context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=once, args=("thing", make)) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(30)
-    assert [process.exitcode for process in both] == [0, 0]
-    assert (machine / "cache/log").read_text() == "made\n"
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(once, "thing", make)
+        assert began.wait(10)
+        second = pool.submit(once, "thing", make)
+        try:
+            wait_until_sync(lambda: "waiting for another" in capsys.readouterr().err)
+        finally:
+            end.set()
+        assert first.result(10) == second.result(10) == machine / "cache/thing"
+    assert len(made) == 1
 
 
 def test_a_stage_fails_when_a_tool_cannot_be_had(
