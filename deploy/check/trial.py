@@ -119,7 +119,8 @@ class Trial:
     async def kill_a_worker(self, stack: Stack) -> None:
         async with Client(API) as client:
             await client.register(f"{secrets.token_hex(4)}@example.com", secrets.token_urlsafe(18), "Trial")
-            await client.create_tasks([NewTask(title="lost?", type="catalog") for _ in range(LOST_TASKS)])
+            task = NewTask(title="lost?", type="catalog", priority="CRITICAL")  # the load waits for them
+            await client.create_tasks([task] * LOST_TASKS)
             await _completed(client, LOST_TASKS // 10)
             killed = stack.containers("worker")[0]
             os.kill(stack.pid(killed), signal.SIGKILL)
