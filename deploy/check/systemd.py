@@ -53,7 +53,7 @@ def look(ctx: Context) -> dict:
         writes.append(folder)
     return {"reads": reads, "writes": writes, "secret": "JWT_SECRET" in os.environ, "root": os.getuid() == 0}
 '''
-LOOK: Final = {"reads": [], "writes": ["/var/lib/taskmill-worker", "/tmp"], "secret": False, "root": False}  # noqa: S108  # nosec B108
+LOOK: Final = {"reads": [], "writes": ["/var/lib/taskmill-worker", "/tmp"], "secret": False, "root": False}  # noqa: S108  # nosec B105,B108
 ASK: Final = """
 import json, sys, urllib.request
 
@@ -151,7 +151,9 @@ def _comes_back(debian: Machine) -> None:
 
 def _waits_for_its_database(debian: Machine) -> None:
     """All of it starts before its database does, as after a boot."""
-    debian.sh("systemctl stop 'taskmill-*'; systemctl stop mariadb; systemctl start taskmill.target")
+    debian.sh(
+        "systemctl stop 'taskmill*'; systemctl stop mariadb.socket mariadb; systemctl start taskmill.target"
+    )
     debian.wait("systemctl show --property=NRestarts taskmill-api | grep '[1-9]'", "NRestarts")
     debian.sh("systemctl start mariadb")
     _runs(debian)
