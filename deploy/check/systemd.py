@@ -51,9 +51,9 @@ def look(ctx: Context) -> dict:
         except OSError:
             continue
         writes.append(folder)
-    return {"reads": reads, "writes": writes, "secret": "JWT_SECRET" in os.environ, "root": os.getuid() == 0}
+    return {"reads": reads, "writes": writes, "signs": "JWT_SECRET" in os.environ, "root": os.getuid() == 0}
 '''
-LOOK: Final = {"reads": [], "writes": ["/var/lib/taskmill-worker", "/tmp"], "secret": False, "root": False}  # noqa: S108  # nosec B105,B108
+LOOK: Final = {"reads": [], "writes": ["/var/lib/taskmill-worker", "/tmp"], "signs": False, "root": False}  # noqa: S108  # nosec B108
 ASK: Final = """
 import json, sys, urllib.request
 
