@@ -29,7 +29,7 @@ from deploy.check.stage import Broken
 
 SUITE = "bookworm"
 # dockerd calls iptables for the names of containers only: it leads their port 53 to its own resolver.
-PACKAGES = ("docker.io", "containerd", "runc", "iptables", "libip4tc2", "libip6tc2", "libxtables12")
+PACKAGES = ("docker.io", "containerd", "runc", "tini", "iptables", "libip4tc2", "libip6tc2", "libxtables12")
 START_SECONDS, STOP_SECONDS, CALL_SECONDS = 60, 40, 900
 
 
