@@ -75,7 +75,7 @@ function build(panel: Panel, cells: Cells, range: TimeRange, theme: GrafanaTheme
     splits: () => cells.bounds.map((_, i) => i + 1),
     values: () =>
       cells.bounds.map((value) => {
-        const { text, suffix } = format(value, value >= 1 ? 0 : undefined);
+        const { text, suffix } = format(value, value < 1 ? undefined : value % 1 ? 1 : 0);
         return value === Infinity ? '+Inf' : `${text}${suffix ?? ''}`;
       }),
   });
