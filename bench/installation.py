@@ -216,7 +216,10 @@ class Installation:
         async def listen(socket: Any) -> None:
             nonlocal got
             async for text in socket:
-                got += json.loads(text)["type"] == "next"
+                message = json.loads(text)
+                if "errors" in message.get("payload", {}) or message["type"] not in ("next", "ping"):
+                    raise RuntimeError(f"a subscriber got {text[:300]}")
+                got += message["type"] == "next"
             raise RuntimeError(f"a subscriber was sent away: {socket.close_code} {socket.close_reason}")
 
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
