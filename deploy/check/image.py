@@ -33,6 +33,7 @@ NOTICES: Final = "/app/THIRD_PARTY.txt"
 SECONDS: Final = 150
 """For a service to be healthy, and for a server to answer."""
 INSTALLED: Final = "from importlib.metadata import distributions as d; print(*(each.name for each in d()))"
+BURIED_SECONDS: Final = 15
 # As in production: nothing of the image can be written, and no right be gained.
 LOCKED: Final = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 # Asked each second, and with passwords that cost little.
@@ -135,13 +136,27 @@ def embedded(docker: Docker, root: Path) -> None:
     with container(docker, "--network=none", *LOCKED, *QUICK, build(docker, root), "up") as up:
         wait_until_healthy(docker, up)
         docker("exec", up, "taskmill", "load-test", "--tasks=20", "--concurrency=4")
+        _buries(docker, up)
         stop(docker, up)
 
 
+def _buries(docker: Docker, service: str) -> None:
+    """What a program of a handler leaves behind ends as a child of the first process: it must not stay as a zombie."""
+    docker("exec", service, "sh", "-c", "sleep 0.1 & exit 0")
+    until = time.monotonic() + BURIED_SECONDS
+    while docker.attempt("exec", service, "sh", "-c", "grep -ls '(sleep)' /proc/[0-9]*/stat").stdout.strip():
+        if time.monotonic() > until:
+            raise Broken("a program that was left behind stays as a zombie: expected an init in ENTRYPOINT")
+        time.sleep(0.3)
+
+
 EMBEDDED = (
+    Plant("Dockerfile", '"tini", "--", ', "", "as a zombie"),
     Plant("Dockerfile", "--owner=10001", "--owner=0", "expected healthy"),
     Plant("Dockerfile", 'CMD ["taskmill", "probe"]', 'CMD ["taskmill", "prove"]', "expected healthy"),
-    Plant("Dockerfile", 'ENTRYPOINT ["taskmill"]', "ENTRYPOINT taskmill up & wait", "expected 0"),
+    Plant(
+        "Dockerfile", 'ENTRYPOINT ["tini", "--", "taskmill"]', "ENTRYPOINT taskmill up & wait", "expected 0"
+    ),
 )
 
 

@@ -92,7 +92,7 @@ CHECKS = (
         lints,
         (
             Plant(DOCKERFILE, "WORKDIR /app", "RUN cd /app", "DL3003"),
-            Plant(DOCKERFILE, 'ENTRYPOINT ["taskmill"]', "ENTRYPOINT taskmill", "DL3025"),
+            Plant(DOCKERFILE, 'ENTRYPOINT ["tini", "--", "taskmill"]', "ENTRYPOINT taskmill", "DL3025"),
             Plant(DOCKERFILE, _FROM, "FROM python AS project", "DL3006"),
             Plant(DOCKERFILE, "EXPOSE 3000 9464", "EXPOSE 3000 94640", "DL3011"),
         ),
