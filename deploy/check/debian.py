@@ -61,6 +61,7 @@ def _options(suite: str, types: str = "deb") -> list[str]:
         "Dir::State::Lists": state / "lists",
         "Dir::Cache": state / "cache",
         "APT::Sandbox::User": "root",  # the folders are root's
+        "Acquire::Check-Valid-Until": "false",  # a mirror of one day stays as it is; its signatures count
     }
     return [f"-o{key}={value}" for key, value in settings.items()]
 
