@@ -66,7 +66,7 @@ given = {"email": "ops@example.com", "password": open("ops-password").read().str
 entered = ask("mutation($i: LoginInput!) { login(input: $i) { accessToken } }", "", i=given)
 print(json.dumps(ask(sys.argv[1], entered["login"]["accessToken"])))
 """
-SLOW: Final = 'mutation { createTask(input: {title: "slow", type: "slow", payload: {seconds: 8}}) { id } }'
+SLOW: Final = 'mutation { createTask(input: {title: "slow", type: "slow", payload: {seconds: 20}}) { id } }'
 HEALTH: Final = "curl -s http://127.0.0.1:3000/health"
 
 
@@ -131,9 +131,11 @@ def _confined(debian: Machine) -> None:
 
 def _drains(debian: Machine, blocks: dict[str, list[str]]) -> None:
     """An update while a task runs: it is finished, and has not begun twice."""
+    *install, restart = blocks["Update"]
+    _carry_out(debian, "Update", {"Update": install})
     _ask(debian, SLOW)
     debian.wait("python3 ask.py '{ tasks(limit: 1, status: PROCESSING) { title } }'", '"slow"')
-    _carry_out(debian, "Update", blocks)
+    _carry_out(debian, "Update", {"Update": [restart]})
     _runs(debian)
     ended = _ended(debian, "slow")
     if (ended["status"], ended["attempts"]) != ("COMPLETED", 1):
