@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.check.cache import cache, one_at_a_time
-from deploy.check.debian import unpacked
+from deploy.check.debian import run, unpacked
 from deploy.check.stage import Broken
 
 SUITE = "bookworm"
@@ -98,6 +98,7 @@ def engine(network: Path | None = None, options: Sequence[str] = ()) -> Iterator
             with suppress(Broken):  # where it did not start
                 _remove_all(docker)
             _stop(daemon)
+            _let_go(root)
 
 
 def _command(programs: Path, root: Path, network: Path | None) -> list[str]:
@@ -160,3 +161,10 @@ def _stop(daemon: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         daemon.kill()
         daemon.wait()
+
+
+def _let_go(root: Path) -> None:
+    """dockerd holds on to the network that it ran in, which would outlive it."""
+    for held in (root / "run/netns").glob("*"):
+        if os.path.ismount(held):
+            run(["umount", str(held)])
