@@ -24,8 +24,7 @@ PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 class Machine:
     """What runs in it; `sh` fails as the command does."""
 
-    def __init__(self, nspawn: subprocess.Popen[bytes], init: int) -> None:
-        self._nspawn = nspawn
+    def __init__(self, init: int) -> None:
         self._init = init
 
     def sh(self, text: str, *arguments: str, timeout: float = 300) -> str:
@@ -97,7 +96,7 @@ def machine(root: Path, source: Path, name: str) -> Iterator[Machine]:
             start_new_session=True,
         )
     try:
-        found = Machine(nspawn, _init(nspawn, source / "boot.log"))
+        found = Machine(_init(nspawn, source / "boot.log"))
         found.wait("systemctl is-system-running || true", "running", BOOT)
         yield found
     finally:

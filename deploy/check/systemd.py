@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deploy.check import stage
+from deploy.check.cache import one_at_a_time
 from deploy.check.debian import run as command
 from deploy.check.machine import Machine, base, machine
 from deploy.check.stage import ROOT, Broken, Check, Plant, copy_of
@@ -179,26 +181,25 @@ def _debian() -> Path:
     """A root with what the page installs, so that its commands find everything there."""
     root = base("taskmill", PACKAGES)
     lock = (ROOT / "requirements.lock").read_bytes()
-    version = command(
-        ["chroot", str(root), "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-    ).strip()
     stamp = root / "opt/taskmill/requirements.lock"
-
-    def install(place: Path) -> None:
-        venv = "opt/taskmill/venv"
-        command(["rm", "-rf", str(root / venv)])
-        command(["chroot", str(root), "python3", "-m", "venv", f"/{venv}"])
-        uv = str(Path(sysconfig.get_path("scripts"), "uv"))
-        options = ["--quiet", "--require-hashes", "--no-deps", "--python-version", version]
-        target = root / venv / f"lib/python{version}/site-packages"
-        command(
-            [uv, "pip", "install", *options, "--target", str(target), "-r", str(ROOT / "requirements.lock")]
-        )
-        stamp.write_bytes(lock)
-
-    if not stamp.exists() or stamp.read_bytes() != lock:
-        install(root)
+    with one_at_a_time("machine-packages"):
+        if not stamp.exists() or stamp.read_bytes() != lock:
+            _install_packages(root)
+            stamp.write_bytes(lock)
     return root
+
+
+def _install_packages(root: Path) -> None:
+    venv = root / "opt/taskmill/venv"
+    shutil.rmtree(venv, ignore_errors=True)
+    command(["chroot", str(root), "python3", "-m", "venv", "/opt/taskmill/venv"])
+    [packages] = venv.glob("lib/python3.*/site-packages")
+    version = packages.parent.name.removeprefix("python")
+    uv = str(Path(sysconfig.get_path("scripts"), "uv"))
+    options = ["--quiet", "--require-hashes", "--no-deps", "--python-version", version]
+    command(
+        [uv, "pip", "install", *options, "--target", str(packages), "-r", str(ROOT / "requirements.lock")]
+    )
 
 
 def _build(source: Path) -> None:
