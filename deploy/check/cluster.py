@@ -99,8 +99,17 @@ def _installed(node: Cluster, tree: Path) -> None:
         raise Broken(f"api: {pods} pods, the HorizontalPodAutoscaler asks for at least 2")
     _tell(f"applied, migrated and ready in {time.monotonic() - began:.0f} s, 2 pods of each process")
     _tell(node.inner.run(_python("visit", _url(node)), timeout=120).strip())
+    _first_admin(node)
     scraped(node, tree)
     _tell("Prometheus scrapes 2 pods of each process, as the jobs that rules and dashboards name")
+
+
+def _first_admin(node: Cluster) -> None:
+    """As the guide makes it."""
+    command = "exec -i deployment/task-queue-api -- taskmill users create ops@example.com --role ADMIN --password-stdin"
+    said = node.kubectl(*command.split(), given=secrets.token_urlsafe(18))
+    if "ops@example.com" not in said:
+        raise Broken(f"taskmill users create in a pod said: {said}")
 
 
 def _updated(node: Cluster, tree: Path) -> None:

@@ -40,6 +40,10 @@ from deploy.check.stage import ROOT, Broken
 BRIDGE = "cni0"
 PAUSE = "pause:here"
 READY_SECONDS = 120.0
+GROUP = "taskmill-cluster"
+SHARES = 16 * 1024
+"""Of one process that wants to run: 1024."""
+KEPT = "kernel-before-cluster"
 # The kubelet sets them for the whole machine.
 KERNEL = (
     "vm/overcommit_memory",
@@ -58,19 +62,19 @@ class Cluster:
     folder: Path
     processes: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
 
-    def kubectl(self, *words: str, timeout: float = 60) -> str:
-        """What it printed; Broken when it fails."""
-        done = self.attempt(*words, timeout=timeout)
+    def kubectl(self, *words: str, given: str = "", timeout: float = 60) -> str:
+        """What it printed when it was given this to read; Broken when it fails."""
+        done = self.attempt(*words, given=given, timeout=timeout)
         if done.returncode:
             raise Broken(f"kubectl {' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}")
         return done.stdout
 
-    def attempt(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def attempt(self, *words: str, given: str = "", timeout: float = 60) -> subprocess.CompletedProcess[str]:
         inside = ["nsenter", f"--net={self.inner.path}"]
         try:
             return subprocess.run(
                 [*inside, *self._kubectl(words)],
-                stdin=subprocess.DEVNULL,
+                input=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -134,8 +138,10 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     folder = cache() / "cluster"
     with ExitStack() as stack:
-        stack.callback(_restore, {name: _kernel(name).read_text() for name in KERNEL})
+        _keep_kernel()
+        stack.callback(_restore_kernel)
         stack.callback(_clear_groups)
+        _make_groups()
         inner = stack.enter_context(space("cluster"))
         options = (f"--add-runtime=pods={_runtime()}", "--default-runtime=pods")
         docker = stack.enter_context(engine(inner.path, options))
@@ -155,7 +161,7 @@ def _start(node: Cluster) -> None:
     told = commands(
         node.folder, programs(), unpacked("sid", "etcd-server") / "usr/bin/etcd", _plugins(), PAUSE
     )
-    told["kubelet"] += [f"--docker-endpoint=unix://{node.docker.socket}"]
+    told["kubelet"] += [f"--docker-endpoint=unix://{node.docker.socket}", f"--cgroup-root=/{GROUP}"]
     # What it writes to fixed places stays in a file system of its own.
     private = 'mount -t tmpfs none /var/log && mount -t tmpfs none /var/lib/kubelet 2>/dev/null; exec "$@"'
     told["kubelet"] = ["unshare", "--mount", "sh", "-c", private, "kubelet", *told["kubelet"]]
@@ -239,18 +245,36 @@ def _environment() -> list[str]:
     ]
 
 
-def _kernel(name: str) -> Path:
-    return Path("/proc/sys", name)
+def _keep_kernel() -> None:
+    """In a file, for the next run too, should this one be killed."""
+    kept = cache() / KEPT
+    if not kept.exists():
+        kept.write_text(json.dumps({name: Path("/proc/sys", name).read_text() for name in KERNEL}))
 
 
-def _restore(values: dict[str, str]) -> None:
-    for name, value in values.items():
-        _kernel(name).write_text(value)
+def _restore_kernel() -> None:
+    kept = cache() / KEPT
+    for name, value in json.loads(kept.read_text()).items():
+        Path("/proc/sys", name).write_text(value)
+    kept.unlink()
+
+
+def _make_groups() -> None:
+    """A control group above those of the pods, that has much of the processors: else, beside many other processes, MySQL in its
+    pod would get too little to answer in time, and that is another test."""
+    for root in (found.parent for found in Path("/sys/fs/cgroup").glob("*/tasks")):
+        group = root / GROUP
+        group.mkdir(exist_ok=True)
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if (root / name).exists():
+                (group / name).write_text((root / name).read_text())
+        if (group / "cpu.shares").exists():
+            (group / "cpu.shares").write_text(str(SHARES))
 
 
 def _clear_groups() -> None:
     """The control groups of pods outlive them."""
-    for root in Path("/sys/fs/cgroup").glob("*/kubepods"):
+    for root in Path("/sys/fs/cgroup").glob(f"*/{GROUP}"):
         for folder, _, _ in os.walk(root, topdown=False):
             with suppress(OSError):  # an empty group costs nothing
                 Path(folder).rmdir()
