@@ -134,10 +134,11 @@ def _updated(node: Cluster, tree: Path) -> None:
 def _refused(node: Cluster, tree: Path) -> None:
     """Planted errors: no rollout is completed, the reason is told, and the pods of before go on."""
     node.apply(edition(tree, following(__version__), PLANTS))
+    until = time.monotonic() + BROKEN_ROLLOUT_SECONDS
     for plant in PLANTS:
-        name = f"task-queue-{plant.component}"
+        name, left = f"task-queue-{plant.component}", max(1.0, until - time.monotonic())
         done = node.attempt(
-            "rollout", "status", f"deployment/{name}", f"--timeout={BROKEN_ROLLOUT_SECONDS}s", timeout=90
+            "rollout", "status", f"deployment/{name}", f"--timeout={left:.0f}s", timeout=left + 30
         )
         if not done.returncode:
             raise Broken(f"planted in {name}: {plant.new!r} was rolled out")
