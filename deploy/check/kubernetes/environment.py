@@ -32,20 +32,15 @@ NEEDED = {
 def references(manifest: Manifest, root: Path) -> Iterator[str]:
     """A ConfigMap or a key that is named is there; a key of the secret is one that the guide tells to create."""
     guide = (root / GUIDE).read_text(encoding="utf-8") if (root / GUIDE).exists() else ""
-    maps = {name(found): found.get("data", {}) for found in manifest.of("ConfigMap")}
+    maps = {name(found) for found in manifest.of("ConfigMap")}
     for workload in manifest.workloads:
         for container in workload.containers:
             for source in container.get("envFrom", ()):
                 if source["configMapRef"]["name"] not in maps:
                     yield f"{workload}: there is no ConfigMap {source['configMapRef']['name']}"
             for variable in container.get("env", ()):
-                found = variable.get("valueFrom", {})
-                if "configMapKeyRef" in found:
-                    key = found["configMapKeyRef"]
-                    if key["key"] not in maps.get(key["name"], {}):
-                        yield f"{workload}: there is no key {key['key']} in ConfigMap {key['name']}"
-                if "secretKeyRef" in found:
-                    yield from _secret_key(workload, found["secretKeyRef"], guide)
+                if (key := variable.get("valueFrom", {}).get("secretKeyRef")) is not None:
+                    yield from _secret_key(workload, key, guide)
 
 
 def _secret_key(workload: Workload, key: dict[str, Any], guide: str) -> Iterator[str]:

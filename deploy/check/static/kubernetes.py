@@ -170,6 +170,7 @@ CHECKS = (
                 "maxUnavailable: 1\n  selector:\n    matchLabels: {app.kubernetes.io/name: taskmill, app.kubernetes.io/component: redis}",
                 "no PodDisruptionBudget is about it",
             ),
+            within("worker", "topologySpreadConstraints:", "tolerations:", "nothing spreads its pods"),
             within("api", "maxUnavailable: 0", "maxUnavailable: 1", "may stop a pod before"),
             within("worker", "image: taskmill:0.1.0", "image: taskmill:0.0.9", "runs taskmill:0.0.9"),
             planted(
