@@ -76,7 +76,8 @@ def read(page: Path, library: Book, folder: Path) -> None:
 
 def halves(page: Path) -> tuple[list[Block], list[Block]]:
     found = blocks(page)
-    first = next((n for n, block in enumerate(found) if "mysql://taskuser" in block.text), len(found))
+    run = [block.language != "text" and "mysql://taskuser" in block.text for block in found]
+    first = run.index(True) if True in run else len(found)
     return found[:first], found[first:]
 
 
