@@ -173,12 +173,10 @@ class Index:
 
     async def reset(self, queue: str, generation: bytes) -> bytes:
         """The generation in force: the given one, marked as filling, if there was none."""
-        reply = await self._run(queue, "reset", [generation])
-        if reply is None:  # it was damaged, and is gone now
-            reply = await self._run(queue, "reset", [generation])
-        if reply is None:
-            raise IndexUnavailable(f"the index of queue {queue!r} is damaged again and again")
-        return bytes(reply)
+        for _ in range(2):  # None: it was damaged, and is gone now
+            if (reply := await self._run(queue, "reset", [generation])) is not None:
+                return bytes(reply)
+        raise IndexUnavailable(f"the index of queue {queue!r} is damaged again and again")
 
     async def warm(self, queue: str, generation: bytes) -> bool:
         """Everything in SQL was pushed: ends the filling of that generation. False if another one is in force."""
