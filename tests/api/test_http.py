@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -287,6 +288,32 @@ async def test_an_answer_that_is_taken_slowly(long_answers: ApiServer) -> None:
     while left:
         left -= len(await reader.readexactly(min(left, 1024 * 1024)))
         await asyncio.sleep(0.15)  # so that it takes longer than the server waits for one that reads nothing
+    writer.close()
+
+
+async def test_last_call(long_answers: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request on its way while the server stops is answered, and told that it is the last one of its connection."""
+    monkeypatch.setattr("taskmill.api.protocol.LAST_CALL", 10.0)
+    monkeypatch.setattr(Page, "size", 2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", long_answers.port)
+    writer.write(request(b"", method=b"GET"))
+    assert "connection" not in (await read_answer(reader)).headers
+    long_answers.stop()
+    connections: Any = long_answers._server.server_state.connections
+    await wait_until(lambda: all(c._last for c in connections), what="it stops")
+    writer.write(request(b"", method=b"GET"))
+    assert (await read_answer(reader)).headers["connection"] == "close"
+    await wait_until(lambda: not connections, what="the connection was ended")
+    writer.close()
+
+
+async def test_no_last_request(long_answers: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection on which nothing comes holds up no stop."""
+    monkeypatch.setattr("taskmill.api.protocol.LAST_CALL", 0.01)
+    reader, writer = await asyncio.open_connection("127.0.0.1", long_answers.port)
+    await wait_until(lambda: long_answers._server.server_state.connections, what="it is connected")
+    long_answers.stop()
+    assert await asyncio.wait_for(reader.read(), 8) == b""
     writer.close()
 
 

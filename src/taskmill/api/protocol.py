@@ -20,6 +20,9 @@ LINGER: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 """How long, and how much, is still read of a connection after a refusal: closed with unread bytes in it, it would be
 reset, and the client would learn nothing."""
+LAST_CALL: Final = 0.5
+"""Seconds that an idle connection is still read when the server stops: a request that was just sent is answered, and told
+that it is the last one there. Closed at once, its client would not know whether it was done."""
 
 _quiet: Final = logging.getLogger("uvicorn.error.connection")
 """Of a connection errors are told; uvicorn warns of each wrong request, and anybody can send many."""
@@ -41,6 +44,7 @@ class Protocol(HttpToolsProtocol):
         self._unsent = math.inf
         self._refused = (400, "BAD_REQUEST", "The request is no HTTP/1.1.")
         self._over = False
+        self._last = False
         self._thrown_away = 0
 
     # ---- the head is bounded ----------------------------------------------------------------------------------
@@ -98,6 +102,8 @@ class Protocol(HttpToolsProtocol):
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             self._give_up(400, "BAD_REQUEST", "One Host header is expected.")
         super().on_headers_complete()
+        if self._last and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def _count(self, size: int) -> None:
         self._head += size
@@ -146,6 +152,17 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
+
+    def shutdown(self) -> None:
+        if self._is_idle() and not self._is_over() and not self.transport.is_closing():
+            self._last = True
+            self.loop.call_later(LAST_CALL, self._leave)
+        else:
+            super().shutdown()
+
+    def _leave(self) -> None:
+        if self._is_idle() and not self._is_over():
+            self.transport.close()
 
     def handle_websocket_upgrade(self) -> None:
         self._expect_nothing()
