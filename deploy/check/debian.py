@@ -42,7 +42,9 @@ def source(suite: str, package: str, place: Path) -> None:
         run(["apt-get", *options, "update", "-q"])
         run(["apt-get", *options, "source", "-q", "--download-only", package], cwd=folder)
         description = next(Path(folder).glob("*.dsc"))
-        run(["dpkg-source", "--no-check", "--no-copy", "-x", str(description), str(place)])  # apt has checked it
+        run(
+            ["dpkg-source", "--no-check", "--no-copy", "-x", str(description), str(place)]
+        )  # apt has checked it
 
 
 def _options(suite: str, types: str = "deb") -> list[str]:
