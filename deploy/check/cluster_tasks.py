@@ -1,13 +1,14 @@
-"""The handlers of the cluster stage, in an image of their own upon ours: those of Taskmill, and one that takes its time."""
+"""The handlers of the cluster stage, in an image of their own upon ours: tasks without a type, and one that takes its time."""
 
 from __future__ import annotations
 
 import asyncio
 
-from taskmill import Context
-from taskmill.handlers import app
+from taskmill import Context, Taskmill
+from taskmill.handlers import record
 
-__all__ = ["app"]
+app = Taskmill()
+app.default(record)
 
 
 @app.task("patient", timeout=120)
