@@ -11,12 +11,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deploy.check.stage import Broken
+
+DEFAULT = Path("/var/tmp/taskmill-deploy")  # noqa: S108  # nosec B108
 WHOLE = ".whole"
 """Written last: a folder without it is half made, and is made anew."""
 
 
 def cache() -> Path:
-    return Path(os.environ.get("TASKMILL_DEPLOY_CACHE", "/var/tmp/taskmill-deploy"))  # noqa: S108  # nosec B108
+    """Anybody may make the default, and root runs what is in it: it has to be ours alone. A named one is trusted."""
+    if named := os.environ.get("TASKMILL_DEPLOY_CACHE"):
+        return Path(named)
+    DEFAULT.mkdir(mode=0o755, exist_ok=True)
+    about = DEFAULT.lstat()  # of a link it says 777
+    if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+        raise Broken(
+            f"{DEFAULT}: others can write there. Delete it, or name a folder in TASKMILL_DEPLOY_CACHE"
+        )
+    return DEFAULT
 
 
 def once(name: str, make: Callable[[Path], None]) -> Path:

@@ -95,6 +95,23 @@ def test_a_fetch_that_fails_can_be_repeated(machine: Path) -> None:
     assert tools.tool("promtool").exists()
 
 
+@pytest.mark.parametrize("theirs", ["writable", "linked"])
+def test_a_cache_that_others_can_write_is_refused(
+    theirs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root would run what somebody else has put there."""
+    monkeypatch.delenv("TASKMILL_DEPLOY_CACHE", raising=False)
+    (tmp_path / "writable").mkdir()
+    (tmp_path / "writable").chmod(0o777)
+    (tmp_path / "own").mkdir(mode=0o755)
+    (tmp_path / "linked").symlink_to(tmp_path / "own")
+    monkeypatch.setattr("deploy.check.cache.DEFAULT", tmp_path / theirs)
+    with pytest.raises(Broken, match="others can write there"):
+        once("thing", Path.touch)
+    monkeypatch.setattr("deploy.check.cache.DEFAULT", tmp_path / "own")
+    assert once("thing", lambda place: None) == tmp_path / "own/thing"
+
+
 def test_two_at_once_make_a_thing_once(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The second says that it waits for the first."""
     made: list[Path] = []
