@@ -110,7 +110,9 @@ class Probes:
 
     def _add_workings(self) -> None:
         self.stale_writes = self._counter(
-            "stale_writes", "Writes refused because the task belongs to another run by now.", "verb"
+            "stale_writes",
+            "Writes refused because their run has ended, or the task belongs to another by now.",
+            "verb",
         )
         for verb in (Verb.SUBMIT, Verb.SETTLE, Verb.RENEW):
             self.stale_writes.labels(verb.value)
