@@ -16,7 +16,7 @@ from typing import Any, Final
 import httpx2
 import yaml
 
-from deploy.check.debian import run
+from deploy.check.command import run
 from deploy.check.metrics import SCRAPED, asked, environment, grouped, known
 from deploy.check.processes import free_port, started, tail, wait
 from deploy.check.stage import Broken, Check, Plant
@@ -126,10 +126,10 @@ def _unsaid(rule: Rule, sections: set[str]) -> Iterator[str]:
 def waiting(root: Path) -> None:
     """The operations that wait for tasks are left out of the API's time, and no other is."""
     found = set(json.loads(run([sys.executable, "-c", _WAITING], env=environment(root))))
-    text = (root / RECORDING).read_text(encoding="utf-8")
-    for match in WAITING.finditer(text):
-        if (left_out := set(match["names"].split("|"))) != found:
-            raise Broken(f"{RECORDING}: {sorted(left_out)} are left out, {sorted(found)} wait for tasks")
+    for file in (RECORDING, ALERTS):
+        for match in WAITING.finditer((root / file).read_text(encoding="utf-8")):
+            if (left_out := set(match["names"].split("|"))) != found:
+                raise Broken(f"{file}: {sorted(left_out)} are left out, {sorted(found)} wait for tasks")
 
 
 def metrics(root: Path) -> None:
@@ -142,6 +142,9 @@ def metrics(root: Path) -> None:
     missing = sorted(name for name in USED if not re.search(rf"^{name}[{{ ]", said.text, re.MULTILINE))
     if missing:
         raise Broken(f"/metrics: nothing of {', '.join(missing)}, though it was used")
+    bounds = set(re.findall(r'\ble="[^"]+"', (root / ALERTS).read_text(encoding="utf-8")))
+    if missing := sorted(bound for bound in bounds if bound not in said.text):
+        raise Broken(f"{ALERTS}: no histogram has a bucket {', '.join(missing)}")
     done = subprocess.run(
         [str(tool("promtool")), "check", "metrics"],
         input=said.text,
@@ -298,7 +301,10 @@ CHECKS = (
     Check(
         "Prometheus: what waits for tasks is left out of the API's time",
         waiting,
-        (Plant(RECORDING, "claimTasks|cancelSignals", "claimTasks", "cancelSignals"),),
+        (
+            Plant(RECORDING, "claimTasks|cancelSignals", "claimTasks", "cancelSignals"),
+            Plant(ALERTS, 'cancelSignals", le="1.0"', 'cancelSignal", le="1.0"', "cancelSignals"),
+        ),
     ),
     Check(
         "Prometheus: promtool takes the /metrics of a running Taskmill",
@@ -306,6 +312,7 @@ CHECKS = (
         (
             Plant(PROBES, '"Time from becoming eligible to the claim."', '""', "task_wait_seconds"),
             Plant(PROBES, '"journal_lag_seconds", "Age', '"journal_lag_ms", "Age', "journal_lag_ms"),
+            Plant(ALERTS, 'le="1.0"', 'le="1"', 'no histogram has a bucket le="1"'),
         ),
     ),
 )
