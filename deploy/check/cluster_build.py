@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from deploy.check.cache import once
-from deploy.check.debian import run, source, unpacked
+from deploy.check.command import run
+from deploy.check.debian import source, unpacked
 from deploy.check.stage import Broken
 
 SUITE = "bookworm"

@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 
 from deploy.check import cluster_runtime
@@ -32,8 +31,9 @@ from deploy.check.cluster_config import (
     commands,
     write,
 )
-from deploy.check.debian import run, unpacked
-from deploy.check.engine import PACKAGES, SUITE, Docker, engine
+from deploy.check.command import attempt, end, last, run
+from deploy.check.debian import unpacked
+from deploy.check.engine import PACKAGES, SUITE, Docker, engine, tables
 from deploy.check.space import Space, space
 from deploy.check.stage import ROOT, Broken
 
@@ -70,30 +70,18 @@ class Cluster:
         return done.stdout
 
     def attempt(self, *words: str, given: str = "", timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        inside = ["nsenter", f"--net={self.inner.path}"]
-        try:
-            return subprocess.run(
-                [*inside, *self._kubectl(words)],
-                input=given,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired:
-            raise Broken(f"kubectl {' '.join(words)}: not done after {timeout:.0f} s") from None
+        command = ["nsenter", f"--net={self.inner.path}", *self._kubectl(words)]
+        return attempt(command, f"kubectl {' '.join(words)}", given=given, timeout=timeout)
 
     def _kubectl(self, words: Iterable[str]) -> list[str]:
         return [str(programs() / "kubectl"), f"--kubeconfig={self.folder / 'kubeconfig'}", *words]
 
-    def follow(self, component: str) -> Path:
-        """The file that its pods' logs go into from now on: they outlive the pods there."""
+    def follow(self, component: str) -> None:
+        """Keeps the logs of its pods from now on, for who wants to know why: they outlive the pods in this file."""
         file = self.folder / f"{component}.pods.log"
         words = ["logs", "--follow", "--prefix", f"--selector=app.kubernetes.io/component={component}"]
         with file.open("ab") as log:
             self.inner.popen(self._kubectl(words), log)
-        return file
 
     def apply(self, manifest: str) -> None:
         """`kubectl apply -f`, and the names of the Services that there are now."""
@@ -120,18 +108,13 @@ class Cluster:
         """Broken when one of its processes has ended."""
         for name, process in self.processes:
             if process.poll() is not None:
-                last = (self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-5:]
-                raise Broken("\n".join([f"{name} ended with {process.returncode}:", *last]))
+                said = last((self.folder / f"{name}.log").read_text(errors="replace"), 5)
+                raise Broken(f"{name} ended with {process.returncode}:\n{said}")
 
     def end(self) -> None:
         """Last started, first ended: the kubelet before what it would complain about."""
         for _, process in reversed(self.processes):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process, 10)
 
 
 @contextmanager
@@ -229,20 +212,8 @@ def _runtime() -> Path:
 
 def _environment() -> list[str]:
     """For the kubelet and kube-proxy, which call iptables; for our module."""
-    docker_tools = unpacked(SUITE, *PACKAGES)
-    tables = cache() / "cluster-tables"
-    tables.mkdir(exist_ok=True)
-    for version, use in product(("iptables", "ip6tables"), ("", "-save", "-restore")):
-        link = tables / f"{version}{use}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(docker_tools / "usr/sbin/xtables-legacy-multi")
-    libraries = next(docker_tools.glob("usr/lib/*/xtables")).parent
-    return [
-        f"PATH={tables}:{docker_tools / 'usr/bin'}:{os.environ['PATH']}",
-        f"LD_LIBRARY_PATH={libraries}",
-        f"XTABLES_LIBDIR={libraries / 'xtables'}",
-        f"PYTHONPATH={ROOT}",
-    ]
+    told = tables(unpacked(SUITE, *PACKAGES), cache() / "cluster-tables") | {"PYTHONPATH": str(ROOT)}
+    return [f"{name}={value}" for name, value in told.items()]
 
 
 def _keep_kernel() -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import platform
 import re
-import subprocess
 import tempfile
 from pathlib import Path
 
 from deploy.check.cache import cache, once, one_at_a_time
+from deploy.check.command import run
 from deploy.check.stage import Broken
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -77,31 +77,3 @@ def mirror() -> str:
     if not codename or found is None:
         raise Broken(f"no mirror of Debian {codename} among apt's sources: it is where tools come from")
     return found[1]
-
-
-def run(
-    command: list[str],
-    cwd: str | Path | None = None,
-    timeout: float = 900,
-    env: dict[str, str] | None = None,
-) -> str:
-    """What it printed; Broken with its last words when it failed, takes too long or is not there."""
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=timeout,
-        )
-    except FileNotFoundError:
-        raise Broken(f"{command[0]} is missing") from None
-    except subprocess.TimeoutExpired:
-        raise Broken(f"{' '.join(command)}: not done after {timeout:.0f} s") from None
-    if done.returncode:
-        said = "\n".join(done.stdout.strip().splitlines()[-8:])
-        raise Broken(f"{' '.join(command)}: exit {done.returncode}\n{said}")
-    return done.stdout

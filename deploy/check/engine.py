@@ -21,10 +21,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from deploy.check.cache import cache, one_at_a_time
-from deploy.check.debian import run, unpacked
+from deploy.check.command import attempt, end, last, run
+from deploy.check.debian import unpacked
 from deploy.check.stage import Broken
 
 SUITE = "bookworm"
@@ -43,25 +45,13 @@ class Docker:
     def __call__(self, *words: str, timeout: float = CALL_SECONDS) -> str:
         done = self.attempt(*words, timeout=timeout)
         if done.returncode:
-            said = "\n".join(done.stdout.strip().splitlines()[-15:])
-            raise Broken(f"docker {' '.join(words)}: exit {done.returncode}\n{said}")
+            raise Broken(f"docker {' '.join(words)}: exit {done.returncode}\n{last(done.stdout, 15)}")
         return done.stdout
 
     def attempt(self, *words: str, timeout: float = CALL_SECONDS) -> subprocess.CompletedProcess[str]:
         """The same where a failure is an answer too: look at `returncode` and `stdout` (with stderr in it)."""
-        try:
-            return subprocess.run(
-                [str(self.programs / "docker"), *words],
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired:
-            raise Broken(f"docker {' '.join(words)}: not done after {timeout:.0f} s") from None
+        client, shown = str(self.programs / "docker"), f"docker {' '.join(words)}"
+        return attempt([client, *words], shown, env=self.environment(), timeout=timeout)
 
     def environment(self) -> dict[str, str]:
         """For other clients of this engine, as docker-compose: `docker` on the PATH and where it listens."""
@@ -86,7 +76,7 @@ def engine(network: Path | None = None, options: Sequence[str] = ()) -> Iterator
         docker = Docker(programs / "usr/bin", root / "socket")
         daemon = subprocess.Popen(
             [*_command(programs, root, network), *options],
-            env=_environment(programs, root),
+            env=os.environ | tables(programs, root / "tables"),
             stdout=log,
             stderr=log,
         )
@@ -97,7 +87,7 @@ def engine(network: Path | None = None, options: Sequence[str] = ()) -> Iterator
         finally:
             with suppress(Broken):  # where it did not start
                 _remove_all(docker)
-            _stop(daemon)
+            end(daemon, STOP_SECONDS)
             _let_go(root)
 
 
@@ -122,16 +112,16 @@ def _command(programs: Path, root: Path, network: Path | None) -> list[str]:
     ]
 
 
-def _environment(programs: Path, root: Path) -> dict[str, str]:
-    tables = root / "tables"
-    tables.mkdir(exist_ok=True)
-    for name in ("iptables", "ip6tables"):
-        link = tables / name
+def tables(programs: Path, folder: Path) -> dict[str, str]:
+    """Variables for what calls iptables: in the folder, every name of the one program that it is; the other programs; libraries."""
+    folder.mkdir(exist_ok=True)
+    for version, use in product(("iptables", "ip6tables"), ("", "-save", "-restore")):
+        link = folder / f"{version}{use}"
         link.unlink(missing_ok=True)
         link.symlink_to(programs / "usr/sbin/xtables-legacy-multi")
     libraries = next(programs.glob("usr/lib/*/xtables")).parent
-    return os.environ | {
-        "PATH": f"{tables}:{programs / 'usr/sbin'}:{programs / 'usr/bin'}:{os.environ['PATH']}",
+    return {
+        "PATH": f"{folder}:{programs / 'usr/sbin'}:{programs / 'usr/bin'}:{os.environ['PATH']}",
         "LD_LIBRARY_PATH": str(libraries),
         "XTABLES_LIBDIR": str(libraries / "xtables"),
     }
@@ -141,8 +131,8 @@ def _wait_until_up(docker: Docker, daemon: subprocess.Popen[bytes], log: Path) -
     until = time.monotonic() + START_SECONDS
     while docker.attempt("version").returncode:
         if daemon.poll() is not None or time.monotonic() > until:
-            last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            raise Broken(f"dockerd did not start, see {log}:\n{last}")
+            said = last(log.read_text(errors="replace"), 5)
+            raise Broken(f"dockerd did not start, see {log}:\n{said}")
         time.sleep(0.2)
 
 
@@ -152,15 +142,6 @@ def _remove_all(docker: Docker) -> None:
         docker("rm", "--force", "--volumes", *containers)
     docker("network", "prune", "--force")
     docker("volume", "prune", "--force")
-
-
-def _stop(daemon: subprocess.Popen[bytes]) -> None:
-    daemon.terminate()
-    try:
-        daemon.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
 
 
 def _let_go(root: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from deploy.check.cache import once
-from deploy.check.debian import mirror, run, unpacked
+from deploy.check.command import run
+from deploy.check.debian import mirror, unpacked
 from deploy.check.stage import Broken
 
 SUITE: Final = "bookworm"

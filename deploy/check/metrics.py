@@ -12,7 +12,7 @@ from typing import Any
 
 import promql_parser
 
-from deploy.check.debian import run
+from deploy.check.command import run
 
 PROMETHEUS = {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate", "severity"}}
 """Metrics that Prometheus adds by itself."""

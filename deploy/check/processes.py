@@ -18,6 +18,7 @@ import asyncmy
 import httpx2
 from redis import Redis
 
+from deploy.check.command import end
 from deploy.check.stage import Broken
 
 STARTED_WITHIN: Final = 60.0
@@ -33,12 +34,7 @@ def started(command: list[str], environment: dict[str, str], log: Path) -> Itera
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(STOPPED_WITHIN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, STOPPED_WITHIN)
 
 
 def run_to_end(environment: Mapping[str, str], folder: Path, command: str) -> None:

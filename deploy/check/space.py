@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from deploy.check.cache import cache
-from deploy.check.debian import run
+from deploy.check.command import run
 from deploy.check.stage import Broken
 
 STOP_SECONDS = 60

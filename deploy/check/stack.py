@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.check.command import attempt, last
 from deploy.check.engine import Docker
 from deploy.check.stage import Broken
 from deploy.check.tools import tool
@@ -27,23 +27,13 @@ class Stack:
 
     def __call__(self, *words: str, timeout: float = WAIT_SECONDS + 60) -> str:
         named = [word for file in self.files for word in ("--file", file)]
-        try:
-            done = subprocess.run(
-                [str(tool("docker-compose")), "--ansi=never", "--progress=plain", *named, *words],
-                cwd=self.folder,
-                env=self.docker.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired:
-            raise Broken(f"docker-compose {' '.join(words)}: not done after {timeout:.0f} s") from None
+        command = [str(tool("docker-compose")), "--ansi=never", "--progress=plain", *named, *words]
+        # Without the files: what was planted is looked for in the complaint, and one of them may be called so.
+        shown = f"docker-compose {' '.join(words)}"
+        environment = self.docker.environment()
+        done = attempt(command, shown, cwd=self.folder, env=environment, timeout=timeout)
         if done.returncode:
-            said = "\n".join(done.stdout.strip().splitlines()[-LAST_LINES:])
-            raise Broken(f"docker-compose {' '.join(words)}: exit {done.returncode}\n{said}")
+            raise Broken(f"{shown}: exit {done.returncode}\n{last(done.stdout, LAST_LINES)}")
         return done.stdout
 
     @contextmanager
@@ -80,7 +70,7 @@ class Stack:
         return int(self.docker("inspect", "--format={{.State.Pid}}", container))
 
 
-def production(example: str) -> str:
+def filled_in(example: str) -> str:
     """The text of an .env.prod: .env.example with each value that it asks for made one of its own."""
     password = secrets.token_hex(24)
     values = {

@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from deploy.check.debian import mirror, run, unpacked
+from deploy.check.command import run
+from deploy.check.debian import mirror, unpacked
 from deploy.check.engine import Docker
 from deploy.check.stage import Broken
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from deploy.check import stage
 from deploy.check.cache import one_at_a_time
-from deploy.check.debian import run as command
+from deploy.check.command import run as command
 from deploy.check.machine import Machine, base, machine
 from deploy.check.stage import ROOT, Broken, Check, Plant, copy_of
 

@@ -15,7 +15,8 @@ import venv
 from pathlib import Path
 
 from deploy.check.cache import once
-from deploy.check.debian import run, unpacked
+from deploy.check.command import run
+from deploy.check.debian import unpacked
 from deploy.check.stage import ROOT, Broken
 
 LOCK = ROOT / "requirements-tools.lock"

@@ -21,7 +21,7 @@ from typing import Final
 from deploy.check import panels, traffic
 from deploy.check.engine import Docker, engine
 from deploy.check.receiver import receiver
-from deploy.check.stack import Stack, production
+from deploy.check.stack import Stack, filled_in
 from deploy.check.stage import Broken
 from deploy.check.visit import visit
 from taskmill import Client
@@ -89,8 +89,7 @@ class Trial:
             pass
 
     def production(self) -> None:
-        example = (self.folder / ".env.example").read_text(encoding="utf-8")
-        (self.folder / ".env.prod").write_text(production(example), encoding="utf-8")
+        self.fill_in()
         stack = self.stack("docker-compose.prod.yml", left_out=LEFT_OUT, handlers=HANDLERS)
         with stack.up():
             with step("the documents through the proxy"):
@@ -104,6 +103,11 @@ class Trial:
                 panels.check(PROMETHEUS, window=LOAD_SECONDS, scrape=SCRAPE_SECONDS)
             with step("no worker: the alert reaches a receiver"):
                 self.alert(stack)
+
+    def fill_in(self) -> None:
+        """An .env.prod, with passwords that nobody had before."""
+        example = (self.folder / ".env.example").read_text(encoding="utf-8")
+        (self.folder / ".env.prod").write_text(filled_in(example), encoding="utf-8")
 
     def alert(self, stack: Stack) -> None:
         """As the rule says, after a minute without one; Alertmanager reads the address when it sends."""
@@ -130,8 +134,7 @@ class Trial:
 
     def wrong_password(self) -> None:
         """The volume of MySQL is there from before: it keeps the password that it was made with."""
-        example = (self.folder / ".env.example").read_text(encoding="utf-8")
-        (self.folder / ".env.prod").write_text(production(example), encoding="utf-8")
+        self.fill_in()
         stack = self.stack("docker-compose.prod.yml", left_out=LEFT_OUT)
         with caught("migrate", "Access denied"), stack.up():
             pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,15 @@ def image(container: Object) -> tuple[str, str]:
     """Name and tag."""
     whole, _, tag = str(container["image"]).rpartition(":")
     return whole, tag
+
+
+def with_change(text: str, component: str, old: str, new: str) -> tuple[str, str]:
+    """The Deployment or Job of a component, whose lines the others have too, in the text of a manifest: as it is, and changed."""
+    kind = re.compile(rf"^kind: (Deployment|Job)\nmetadata:\n  name: task-queue-{component}\b", re.MULTILINE)
+    document = next(part for part in text.split("\n---\n") if kind.search(part))
+    if document.count(old) != 1:
+        raise Broken(f"{MANIFEST}: expected {old!r} in the {component}, once")
+    return document, document.replace(old, new)
 
 
 def read(root: Path) -> Manifest:

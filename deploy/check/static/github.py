@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from deploy.check.debian import run
+from deploy.check.command import run
 from deploy.check.stage import Broken, Check, Plant
 from deploy.check.tools import tool
 

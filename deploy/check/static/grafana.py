@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 from grafana_foundation_sdk.models import units
 
-from deploy.check.debian import run
+from deploy.check.command import run
 from deploy.check.metrics import SCRAPED, asked, environment, grouped, known
 from deploy.check.panels import DASHBOARDS, Window, boards, queries, variables
 from deploy.check.stage import Broken, Check, Plant

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.check.debian import run
+from deploy.check.command import run
 from deploy.check.stage import Broken, Check, Plant
 from deploy.check.tools import tool
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from deploy.check.debian import run
+from deploy.check.command import run
 from deploy.check.kubernetes import environment, links, pods, scale
-from deploy.check.kubernetes.manifest import MANIFEST, Manifest, read
-from deploy.check.stage import Broken, Check, Plant
+from deploy.check.kubernetes.manifest import MANIFEST, Manifest, read, with_change
+from deploy.check.stage import ROOT, Broken, Check, Plant
 from deploy.check.tools import tool
 
 VERSIONS = ("1.25", "1.37")
@@ -52,17 +52,8 @@ def planted(old: str, new: str, caught_by: str) -> Plant:
 
 def within(component: str, old: str, new: str, caught_by: str) -> Plant:
     """An error in the Deployment of one component, whose lines the others have too."""
-    text = (Path(__file__).parents[3] / MANIFEST).read_text(encoding="utf-8")
-    document = next(
-        part
-        for part in text.split("\n---\n")
-        if re.search(
-            rf"^kind: (Deployment|Job)\nmetadata:\n  name: task-queue-{component}", part, re.MULTILINE
-        )
-    )
-    if document.count(old) != 1:
-        raise Broken(f"{MANIFEST}: expected {old!r} once in the {component}, to plant an error there")
-    return Plant(MANIFEST, document, document.replace(old, new), caught_by)
+    text = (ROOT / MANIFEST).read_text(encoding="utf-8")
+    return Plant(MANIFEST, *with_change(text, component, old, new), caught_by)
 
 
 CHECKS = (

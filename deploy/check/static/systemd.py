@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploy.check.debian import run
+from deploy.check.command import run
 from deploy.check.stage import Broken, Check, Plant
 from taskmill.cli.commands import app
 from taskmill.settings import setting_names

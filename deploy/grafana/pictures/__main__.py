@@ -17,7 +17,7 @@ from typing import Final
 from PIL import Image
 
 from deploy.check import panels
-from deploy.check.debian import run
+from deploy.check.command import run
 from deploy.check.stage import ROOT, Broken
 from deploy.check.tools import node_modules
 from deploy.grafana.pictures.collect import collect
