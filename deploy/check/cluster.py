@@ -15,16 +15,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.check import cluster_tasks
 from deploy.check.cluster_build import programs
-from deploy.check.cluster_manifest import MYSQL, MYSQL_IMAGE, edition, following
+from deploy.check.cluster_manifest import MYSQL, MYSQL_IMAGE, Plant, edition, following
 from deploy.check.cluster_node import Cluster, cluster
 from deploy.check.cluster_scrape import scraped
 from deploy.check.engine import Docker, engine
+from deploy.check.image import BASE
 from deploy.check.kubernetes.manifest import OURS, image, read
 from deploy.check.stage import ROOT, Broken, copy_of
 from deploy.check.standins import standins
@@ -34,15 +34,6 @@ DEPLOYMENTS = ("task-queue-redis", "task-queue-api", "task-queue-worker", "task-
 ROLLOUT_SECONDS = 240
 BROKEN_ROLLOUT_SECONDS = 40
 LOAD_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Plant:
-    component: str
-    old: str
-    new: str
-    reason: str
-    """Words of the state or of the events of its pods."""
 
 
 PLANTS = (
@@ -69,7 +60,7 @@ def run(root: Path) -> None:
 def _images(docker: Docker, tree: Path) -> None:
     """Ours with the handlers of this stage, as the guide tells to make it, under the tags of two releases."""
     others = {c["image"] for w in read(tree).workloads for c in w.containers if image(c)[0] != OURS}
-    standins(docker, "python:3.13-slim-trixie", MYSQL_IMAGE, *sorted(others))
+    standins(docker, BASE, MYSQL_IMAGE, *sorted(others))
     docker("build", "--network=host", "--tag=taskmill:dev", str(tree))
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(str(cluster_tasks.__file__), folder)

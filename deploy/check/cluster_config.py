@@ -56,6 +56,7 @@ def write(folder: Path) -> None:
 def commands(folder: Path, programs: Path, etcd: Path, plugins: Path, pause: str) -> dict[str, list[str]]:
     """Process → its command."""
     client = [f"--kubeconfig={folder / 'kubeconfig'}", f"--cert-dir={folder / 'certificates'}"]
+    alone = [*client, "--bind-address=127.0.0.1", "--port=0", "--leader-elect=false"]
     key = folder / "accounts.key"
     told = {
         "kube-apiserver": [
@@ -74,22 +75,12 @@ def commands(folder: Path, programs: Path, etcd: Path, plugins: Path, pause: str
             "--feature-gates=TTLAfterFinished=true",
         ],
         "kube-controller-manager": [
-            f"--kubeconfig={folder / 'kubeconfig'}",
-            f"--cert-dir={folder / 'certificates'}",
-            "--bind-address=127.0.0.1",
-            "--port=0",
-            "--leader-elect=false",
+            *alone,
             f"--service-account-private-key-file={key}",
             "--horizontal-pod-autoscaler-sync-period=3s",
             "--feature-gates=TTLAfterFinished=true",
         ],
-        "kube-scheduler": [
-            f"--kubeconfig={folder / 'kubeconfig'}",
-            f"--cert-dir={folder / 'certificates'}",
-            "--bind-address=127.0.0.1",
-            "--port=0",
-            "--leader-elect=false",
-        ],
+        "kube-scheduler": alone,
         "kubelet": [
             *client,
             f"--hostname-override={NODE}",
@@ -129,17 +120,16 @@ def commands(folder: Path, programs: Path, etcd: Path, plugins: Path, pause: str
             "--metrics-bind-address=127.0.0.1:10249",
         ],
     }
-    all_of_them = {name: [str(programs / name), *words] for name, words in told.items()}
-    data = folder / "etcd"
-    listen = [f"--listen-client-urls={ETCD}", f"--advertise-client-urls={ETCD}"]
+    found = {name: [str(programs / name), *words] for name, words in told.items()}
     peers = "http://127.0.0.1:2380"
-    all_of_them["etcd"] = [
+    found["etcd"] = [
         str(etcd),
-        f"--data-dir={data}",
-        *listen,
+        f"--data-dir={folder / 'etcd'}",
+        f"--listen-client-urls={ETCD}",
+        f"--advertise-client-urls={ETCD}",
         f"--listen-peer-urls={peers}",
         f"--initial-advertise-peer-urls={peers}",
         f"--initial-cluster=default={peers}",
         "--unsafe-no-fsync",
     ]
-    return all_of_them
+    return found

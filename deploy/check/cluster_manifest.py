@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from deploy.check.kubernetes.manifest import MANIFEST, OURS
+from deploy.check.kubernetes.manifest import MANIFEST, OURS, with_change
 from deploy.check.stage import Broken
 from taskmill import __version__
 
@@ -48,16 +47,18 @@ spec:
 not what is tried here."""
 
 
-class Change(Protocol):
-    @property
-    def component(self) -> str: ...
-    @property
-    def old(self) -> str: ...
-    @property
-    def new(self) -> str: ...
+@dataclass(frozen=True)
+class Plant:
+    """An error put into the Deployment of a component."""
+
+    component: str
+    old: str
+    new: str
+    reason: str
+    """Words of the state or of the events of its pods."""
 
 
-def edition(root: Path, version: str, changes: Iterable[Change] = ()) -> str:
+def edition(root: Path, version: str, plants: Iterable[Plant] = ()) -> str:
     """The manifest of a release, with the handlers of this stage."""
     text = (root / MANIFEST).read_text(encoding="utf-8")
     for stable, beta in BETA.items():
@@ -70,13 +71,9 @@ def edition(root: Path, version: str, changes: Iterable[Change] = ()) -> str:
         if old not in text:
             raise Broken(f"{MANIFEST}: expected {old!r}")
         text = text.replace(old, new)
-    documents = text.split("\n---\n")
-    for change in changes:
-        at = next(i for i, document in enumerate(documents) if _is(document, change.component))
-        if change.old not in documents[at]:
-            raise Broken(f"{MANIFEST}: expected {change.old!r} in the {change.component}")
-        documents[at] = documents[at].replace(change.old, change.new)
-    return "\n---\n".join(documents)
+    for plant in plants:
+        text = text.replace(*with_change(text, plant.component, plant.old, plant.new))
+    return text
 
 
 def following(version: str) -> str:
@@ -87,9 +84,3 @@ def following(version: str) -> str:
 
 def _job(version: str) -> str:
     return f"name: task-queue-migrate-{version.replace('.', '-')}"
-
-
-def _is(document: str, component: str) -> bool:
-    return bool(
-        re.search(rf"^kind: Deployment\nmetadata:\n  name: task-queue-{component}\n", document, re.MULTILINE)
-    )

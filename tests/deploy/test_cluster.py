@@ -8,9 +8,9 @@ import struct
 import pytest
 import yaml
 
-from deploy.check.cluster import PLANTS, Plant
+from deploy.check.cluster import PLANTS
 from deploy.check.cluster_dns import answer
-from deploy.check.cluster_manifest import edition, following
+from deploy.check.cluster_manifest import Plant, edition, following
 from deploy.check.stage import Broken
 from taskmill import __version__
 from tests.support import ROOT
