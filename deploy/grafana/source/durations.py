@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from deploy.grafana.source.board import INSTANCE, JOB, TYPE, Board, Row
-from deploy.grafana.source.panels import Column, Query, heat, lines, rows
+from deploy.grafana.source.panels import Column, Query, heat, lines, percentiles, rows
 from deploy.grafana.source.promql import EACH, buckets, mean, per_second, percentile
 
 RUN = "task_duration_seconds"
 CHOSEN = f'{EACH}, type=~"$type"'
-SHARES = (0.5, 0.95, 0.99)
-COLORS = {"p50": "green", "p95": "yellow", "p99": "red"}
 
 
 def _of_type(share: float) -> str:
@@ -36,12 +34,11 @@ BOARD = Board(
                 ),
                 (
                     12,
-                    lines(
+                    percentiles(
                         "Percentiles of the chosen types",
                         "p99 near a round value that never changes is the edge of a bucket or a timeout.",
-                        "s",
-                        *(Query(percentile(p, RUN, where=CHOSEN), f"p{p * 100:g}") for p in SHARES),
-                        colors=COLORS,
+                        RUN,
+                        CHOSEN,
                         calcs=("lastNotNull", "mean", "max"),
                         logarithmic=True,
                     ),
@@ -124,15 +121,11 @@ BOARD = Board(
             [
                 (
                     8,
-                    lines(
+                    percentiles(
                         "Wait from eligible to claimed",
                         "Milliseconds while slots are free; else what the queues make tasks wait.",
-                        "s",
-                        *(
-                            Query(percentile(p, "task_wait_seconds", where=EACH), f"p{p * 100:g}")
-                            for p in SHARES
-                        ),
-                        colors=COLORS,
+                        "task_wait_seconds",
+                        EACH,
                         logarithmic=True,
                     ),
                 ),

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from deploy.grafana.source.board import Board, Row
-from deploy.grafana.source.panels import Query, lines, number
-from deploy.grafana.source.promql import ALL, measured, oldest, per_second, percentile, ratio, smooth, total
+from deploy.grafana.source.board import ALERTS, Board, Row
+from deploy.grafana.source.panels import Query, lines, number, percentiles
+from deploy.grafana.source.promql import (
+    ALL,
+    COMPLETED,
+    CREATED,
+    FAILED,
+    ended,
+    measured,
+    oldest,
+    per_second,
+    percentile,
+    ratio,
+    smooth,
+    total,
+)
+from deploy.grafana.source.queues import AGES
+from deploy.grafana.source.resources import INDEX, LAGS
+from deploy.grafana.source.workers import FULL
 
-CREATED, COMPLETED, FAILED = "tasks_created_total", "tasks_completed_total", "tasks_failed_total"
-ENDED = f"({per_second(COMPLETED)} + {per_second(FAILED)})"
 CALLS = per_second("api_requests_total")
 FAILED_CALLS = f'{ALL}, outcome="failed"'
 PROMPT = f'{ALL}, operation!~"claimTasks|cancelSignals"'
@@ -34,7 +48,7 @@ NOW = (
         "Share of the ended tasks that failed for good: no attempt was left, or none was wanted. Look at the errors of "
         "the tasks: taskmill tasks list --status FAILED.",
         "percentunit",
-        ratio(per_second(FAILED), ENDED),
+        ratio(per_second(FAILED), ended()),
         steps=((None, "green"), (0.02, "yellow"), (0.1, "red")),
         decimals=1,
         to="taskmill-rates",
@@ -53,7 +67,7 @@ NOW = (
         "serves that queue.",
         "s",
         f"max({oldest()})",
-        steps=((None, "green"), (60, "yellow"), (300, "red")),
+        steps=AGES,
         decimals=0,
         to="taskmill-queues",
     ),
@@ -72,7 +86,7 @@ NOW = (
         "Near 100 % alone is a well used worker.",
         "percentunit",
         ratio(smooth("tasks_active"), total(f"worker_slots{{{ALL}}}")),
-        steps=((None, "green"), (0.9, "yellow")),
+        steps=FULL,
         decimals=0,
         to="taskmill-workers",
     ),
@@ -80,7 +94,7 @@ NOW = (
         "Alerts",
         "Alerts of Taskmill's rules that fire now. They are drawn into every chart as red regions; Prometheus lists them at /alerts.",
         "short",
-        'count(ALERTS{alertname=~"Taskmill.+", alertstate="firing"}) or vector(0)',
+        f"count({ALERTS}) or vector(0)",
         steps=((None, "green"), (1, "red")),
         decimals=0,
     ),
@@ -89,7 +103,7 @@ NOW = (
         "Whether Redis takes part in dispatch in every process. Degraded: all goes on, from SQL, and starts of tasks take up to 2 s.",
         "short",
         f"min(index_up{{{ALL}}})",
-        words={"1": ("Up", "green"), "0": ("Degraded", "orange")},
+        words=INDEX,
         spark=False,
         to="taskmill-resources",
     ),
@@ -99,7 +113,7 @@ NOW = (
         "or SQL is too slow for it.",
         "s",
         f"max(journal_lag_seconds{{{ALL}}})",
-        steps=((None, "green"), (20, "yellow"), (60, "red")),
+        steps=LAGS,
         decimals=0,
         to="taskmill-resources",
     ),
@@ -173,42 +187,28 @@ BOARD = Board(
             [
                 (
                     8,
-                    lines(
+                    percentiles(
                         "Time in the handler",
                         "Of all types together: the mix of types moves it. By type: Task duration percentiles.",
-                        "s",
-                        *(
-                            Query(percentile(p, "task_duration_seconds"), f"p{p * 100:g}")
-                            for p in (0.5, 0.95, 0.99)
-                        ),
-                        colors={"p50": "green", "p95": "yellow", "p99": "red"},
+                        "task_duration_seconds",
                     ),
                 ),
                 (
                     8,
-                    lines(
+                    percentiles(
                         "Time from eligible to claimed",
                         "What a task waits for a free worker. It rises before anything else does when workers are too few.",
-                        "s",
-                        *(
-                            Query(percentile(p, "task_wait_seconds"), f"p{p * 100:g}")
-                            for p in (0.5, 0.95, 0.99)
-                        ),
-                        colors={"p50": "green", "p95": "yellow", "p99": "red"},
+                        "task_wait_seconds",
                     ),
                 ),
                 (
                     8,
-                    lines(
+                    percentiles(
                         "API: time of an operation",
                         "From the document to its result, subscriptions left out. High with a low database time "
                         "(System resources): the API lacks CPU, so add one.",
-                        "s",
-                        *(
-                            Query(percentile(p, "api_request_seconds", where=PROMPT), f"p{p * 100:g}")
-                            for p in (0.5, 0.95, 0.99)
-                        ),
-                        colors={"p50": "green", "p95": "yellow", "p99": "red"},
+                        "api_request_seconds",
+                        PROMPT,
                     ),
                 ),
             ],

@@ -21,6 +21,8 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heatmap_model
 from grafana_foundation_sdk.models import prometheus as query_model
 
+from deploy.grafana.source.promql import ALL, percentile
+
 Steps: TypeAlias = Sequence[tuple[float | None, str]]
 """Thresholds: from which value on, the colour; the first from None."""
 
@@ -87,6 +89,15 @@ def lines(title: str, text: str, unit: str, *queries: Query, **look: Unpack[Look
     return panel
 
 
+def percentiles(
+    title: str, text: str, metric: str, where: str = ALL, **look: Unpack[Look]
+) -> timeseries.Panel:
+    """What half, 95 and 99 of 100 of a histogram's seconds are below."""
+    queries = [Query(percentile(p, metric, where=where), f"p{p * 100:g}") for p in (0.5, 0.95, 0.99)]
+    look["colors"] = {"p50": "green", "p95": "yellow", "p99": "red"}
+    return lines(title, text, "s", *queries, **look)
+
+
 def _fill(queries: Sequence[Query], look: Look) -> int:
     """Areas over each other are mud: only a line that is alone, or that lies on the others, is filled."""
     if look.get("stacked"):
@@ -151,11 +162,9 @@ def number(title: str, text: str, unit: str, expr: str, **face: Unpack[Face]) ->
     return panel
 
 
-def bars(
-    title: str, text: str, unit: str, query: Query, *, steps: Steps = PLAIN, decimals: int | None = None
-) -> bargauge.Panel:
-    """The last values of some series beside each other."""
-    panel = (
+def bars(title: str, text: str, unit: str, query: Query) -> bargauge.Panel:
+    """The last values of some series beside each other: whole numbers."""
+    return (
         bargauge.Panel()
         .title(title)
         .description(text)
@@ -169,9 +178,9 @@ def bars(
         .value_mode(enums.BarGaugeValueMode.COLOR)
         .text(common.VizTextDisplayOptions().title_size(14).value_size(18))
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
-        .thresholds(_thresholds(steps))
+        .thresholds(_thresholds(PLAIN))
+        .decimals(0)
     )
-    return panel.decimals(decimals) if decimals is not None else panel
 
 
 def heat(title: str, text: str, unit: str, expr: str) -> heatmap.Panel:

@@ -9,6 +9,9 @@ ALL: Final = 'job=~"$job"'
 EACH: Final = 'job=~"$job", instance=~"$instance"'
 """On the dashboards where one process can be chosen."""
 RATE: Final = "$__rate_interval"
+CREATED: Final = "tasks_created_total"
+COMPLETED: Final = "tasks_completed_total"
+FAILED: Final = "tasks_failed_total"
 
 
 def total(expression: str, by: str = "") -> str:
@@ -17,6 +20,11 @@ def total(expression: str, by: str = "") -> str:
 
 def per_second(metric: str, *, by: str = "", where: str = ALL, window: str = RATE) -> str:
     return total(f"rate({metric}{{{where}}}[{window}])", by)
+
+
+def ended(window: str = RATE) -> str:
+    """Tasks per second that completed or failed."""
+    return f"({per_second(COMPLETED, window=window)} + {per_second(FAILED, window=window)})"
 
 
 def within_range(metric: str, where: str = ALL) -> str:

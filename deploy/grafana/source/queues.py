@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from deploy.grafana.source.board import JOB, QUEUE, Board, Row
-from deploy.grafana.source.panels import Column, Query, bars, heat, lines, number, rows
-from deploy.grafana.source.promql import ALL, buckets, measured, oldest, per_second, percentile, ratio, total
+from deploy.grafana.source.panels import Column, Query, bars, heat, lines, number, percentiles, rows
+from deploy.grafana.source.promql import ALL, buckets, ended, measured, oldest, ratio, total
 from deploy.grafana.source.rates import PRIORITIES
 
 CHOSEN = f'{ALL}, queue=~"$queue"'
@@ -53,10 +53,7 @@ BOARD = Board(
                         "Time to work it off",
                         "Queued tasks over tasks that ended per second in the last 5 minutes, of all queues. It tells whether to wait or to add workers.",
                         "s",
-                        ratio(
-                            total(measured("queue_size", "queue, priority")),
-                            f"({per_second('tasks_completed_total', window='5m')} + {per_second('tasks_failed_total', window='5m')})",
-                        ),
+                        ratio(total(measured("queue_size", "queue, priority")), ended("5m")),
                         steps=((None, "green"), (300, "yellow"), (1800, "red")),
                         decimals=0,
                     ),
@@ -128,15 +125,10 @@ BOARD = Board(
                 ),
                 (
                     8,
-                    lines(
+                    percentiles(
                         "Wait from eligible to claimed",
                         "What tasks that were claimed had waited, of all queues. With p99 far above p50, some queue or priority waits for the others.",
-                        "s",
-                        *(
-                            Query(percentile(p, "task_wait_seconds"), f"p{p * 100:g}")
-                            for p in (0.5, 0.95, 0.99)
-                        ),
-                        colors={"p50": "green", "p95": "yellow", "p99": "red"},
+                        "task_wait_seconds",
                     ),
                 ),
             ],
@@ -152,7 +144,6 @@ BOARD = Board(
                         "The same as above, side by side.",
                         "locale",
                         Query(total(SIZE, "queue"), "{{queue}}"),
-                        decimals=0,
                     ),
                 ),
                 (

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from deploy.grafana.source.board import JOB, TYPE, Board, Row
 from deploy.grafana.source.panels import Query, lines, number
-from deploy.grafana.source.promql import ALL, per_second, ratio, within_range
+from deploy.grafana.source.promql import (
+    ALL,
+    COMPLETED,
+    CREATED,
+    FAILED,
+    ended,
+    per_second,
+    ratio,
+    within_range,
+)
 
-CREATED, COMPLETED, FAILED = "tasks_created_total", "tasks_completed_total", "tasks_failed_total"
 PRIORITIES = {"CRITICAL": "red", "HIGH": "orange", "NORMAL": "blue", "LOW": "#8e8e8e"}
 
 
@@ -158,10 +166,7 @@ BOARD = Board(
                         "Share of ended tasks that failed",
                         "Above 10 % for minutes an alert fires: a type whose handler is broken, or a service that it needs is away.",
                         "percentunit",
-                        Query(
-                            ratio(per_second(FAILED), f"({per_second(COMPLETED)} + {per_second(FAILED)})"),
-                            "failed",
-                        ),
+                        Query(ratio(per_second(FAILED), ended()), "failed"),
                         colors={"failed": "red"},
                         usually=0.12,
                         steps=((None, "green"), (0.1, "red")),

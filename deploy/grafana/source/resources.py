@@ -6,6 +6,9 @@ from deploy.grafana.source.board import INSTANCE, JOB, Board, Row
 from deploy.grafana.source.panels import Query, lines, number
 from deploy.grafana.source.promql import ALL, EACH, per_second, percentile, total
 
+INDEX = {"1": ("Up", "green"), "0": ("Degraded", "orange")}
+LAGS = ((None, "green"), (20, "yellow"), (60, "red"))
+
 BOARD = Board(
     "resources",
     "System resources",
@@ -70,7 +73,7 @@ BOARD = Board(
                         "1 in every process: Redis takes part. Degraded: dispatch goes on from SQL.",
                         "short",
                         f"min(index_up{{{EACH}}})",
-                        words={"1": ("Up", "green"), "0": ("Degraded", "orange")},
+                        words=INDEX,
                         spark=False,
                     ),
                 ),
@@ -197,7 +200,7 @@ BOARD = Board(
                         "Age of the oldest change that taskStats does not know yet. Seconds are normal.",
                         "s",
                         Query(f"max(journal_lag_seconds{{{ALL}}})", "age"),
-                        steps=((None, "green"), (20, "yellow"), (60, "red")),
+                        steps=LAGS,
                     ),
                 ),
                 (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploy.grafana.source.board import INSTANCE, JOB, Board, Row
 from deploy.grafana.source.panels import Column, Query, lines, number, rows
-from deploy.grafana.source.promql import EACH, mean, per_second, ratio, smooth, total, within_range
+from deploy.grafana.source.promql import ALL, EACH, mean, per_second, ratio, smooth, total, within_range
 
 RUN = "task_duration_seconds"
 ACTIVE, SLOTS = f"tasks_active{{{EACH}}}", f"worker_slots{{{EACH}}}"
@@ -25,7 +25,7 @@ BOARD = Board(
                         "Live workers",
                         "Workers heard of within TASKMILL_WORKER_TTL, remote ones too.",
                         "short",
-                        'max(workers_live{job=~"$job"})',
+                        f"max(workers_live{{{ALL}}})",
                         steps=((None, "red"), (1, "green")),
                         decimals=0,
                     ),
@@ -57,7 +57,7 @@ BOARD = Board(
                         "Rescues",
                         "Runs taken from workers whose lease ran out, in the time that is shown.",
                         "short",
-                        within_range("task_rescues_total", 'job=~"$job"'),
+                        within_range("task_rescues_total"),
                         steps=((None, "green"), (1, "orange")),
                         decimals=0,
                         spark=False,
