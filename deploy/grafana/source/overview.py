@@ -109,8 +109,8 @@ NOW = (
     ),
     number(
         "Journal lag",
-        "Age of the oldest change that is not counted yet in taskStats. Seconds are normal; minutes: no scheduler leads, "
-        "or SQL is too slow for it.",
+        "Age of the oldest change that is not folded into the counts yet: taskStats stays exact, and gets slower. Seconds are "
+        "normal; minutes: SQL is too slow for the scheduler.",
         "s",
         f"max(journal_lag_seconds{{{ALL}}})",
         steps=LAGS,
@@ -205,7 +205,7 @@ BOARD = Board(
                     8,
                     percentiles(
                         "API: time of an operation",
-                        "From the document to its result, subscriptions left out. High with a low database time "
+                        "From the document to its result; subscriptions, and what waits for tasks, left out. High with a low database time "
                         "(System resources): the API lacks CPU, so add one.",
                         "api_request_seconds",
                         PROMPT,

@@ -197,7 +197,7 @@ BOARD = Board(
                     8,
                     lines(
                         "Journal lag",
-                        "Age of the oldest change that taskStats does not know yet. Seconds are normal.",
+                        "Age of the oldest change that is not folded into the counts yet. Seconds are normal. While no scheduler leads it has no value.",
                         "s",
                         Query(f"max(journal_lag_seconds{{{ALL}}})", "age"),
                         steps=LAGS,
