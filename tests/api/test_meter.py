@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from taskmill.api.feed import Dropped, Ended
 from taskmill.api.meter import CODES, begin
 from taskmill.api.options import ApiOptions, LimitOptions
 from taskmill.api.schema.build import build_schema
-from taskmill.errors import Unavailable
+from taskmill.errors import Unauthenticated, Unavailable
 from taskmill.runtime.probes import Probes
 from taskmill.tasks import cancel, read
 from tests.api.kit import Api, running
+from tests.api.test_live import following, stream
 from tests.support import wait_until
 
 UPDATES = "subscription($id: ID) { taskUpdated(taskId: $id) { id } }"
@@ -68,12 +71,20 @@ async def test_an_operation_is_counted_by_its_field_and_timed(api: Api, seen: Se
     assert (seen.timed(), seen.errors()) == ({"me": 1}, {})
 
 
-async def test_every_code_starts_at_zero() -> None:
-    """So that a rate sees the first error."""
+def test_every_code_and_every_outcome_starts_at_zero() -> None:
+    """So that a rate sees the first error, and the first failure beside the successes: a share of both."""
     probes = Probes()
-    begin(probes)
+    begin(probes, build_schema(introspection=False)._schema)
     value = probes.registry.get_sample_value
     assert {value("api_errors_total", {"code": code}) for code in CODES} == {0}
+    for operation in ("me", "createTask", "taskUpdated", "other"):
+        for outcome in ("ok", "refused", "failed"):
+            assert value("api_requests_total", {"operation": operation, "outcome": outcome}) == 0
+
+
+async def test_an_api_begins_with_them(api: Api) -> None:
+    """Before its first request."""
+    assert 'operation="retryTask",outcome="failed"} 0.0' in (await api.http.get("/metrics")).text
 
 
 async def test_what_is_refused_is_the_callers_fault(api: Api, seen: Seen) -> None:
@@ -159,6 +170,36 @@ async def test_a_subscription_counts_when_it_ends_and_has_no_time(api: Api, seen
         assert ("taskUpdated", "ok") not in seen.requests()
     await wait_until(lambda: seen.requests().get(("taskUpdated", "ok")) == 1)
     assert (seen.timed().get("taskUpdated", 0), seen.errors()) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome", "errors"),
+    [
+        (Dropped("It reads too slowly."), "refused", {"UNAVAILABLE": 1}),
+        (Ended("The server stops."), "ok", {}),
+        (Unauthenticated("The login has ended."), "refused", {"UNAUTHENTICATED": 1}),
+        (Unavailable("No answer."), "failed", {"UNAVAILABLE": 1}),
+    ],
+    ids=["too slow", "a stop", "no login any more", "an outage"],
+)
+@pytest.mark.parametrize("over", ["websocket", "sse"])
+async def test_how_a_subscription_ends(
+    api: Api, seen: Seen, over: str, end: Any, outcome: str, errors: dict[str, int]
+) -> None:
+    """Alike over both: a slow reader is no failure of ours, nor is a restart."""
+    async with AsyncExitStack() as stack:
+        if over == "sse":
+            events = await stack.enter_async_context(stream(api, "subscription { taskUpdated { id } }"))
+        else:
+            socket = await stack.enter_async_context(api.socket())
+            await socket.subscribe("subscription { taskUpdated { id } }")
+        await following(api)
+        [client] = api.feed._clients
+        client.end(end)
+        if over == "sse":
+            assert (await anext(events))["errors"][0]["extensions"]["code"] == end.code
+        await wait_until(lambda: sum(seen.requests().values()) == 1)
+    assert (seen.requests(), seen.errors()) == ({("taskUpdated", outcome): 1}, errors)
 
 
 async def test_an_error_on_a_socket_counts_once(api: Api, seen: Seen) -> None:

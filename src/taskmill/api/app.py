@@ -46,7 +46,8 @@ def create_app(
     subscriptions to begin, and `accounts.close()` ends its threads."""
     tokens = Tokens(auth.secret, auth.expiration, accounts, auth.previous)
     services = Services(mill, submitter, feed, accounts, tokens, options, limiter, desk)
-    view = GraphQLView(build_schema(introspection=options.development), services)
+    schema = build_schema(introspection=options.development)
+    view = GraphQLView(schema, services)
     health = Health(mill, timeout=options.health_timeout)
     routes: list[BaseRoute] = [
         Route(GRAPHQL, view, methods=None),
@@ -67,7 +68,7 @@ def create_app(
                 lambda request: HTMLResponse(page, headers={"Content-Security-Policy": CDN_POLICY}),
             ),
         ]
-    meter.begin(mill.probes)
+    meter.begin(mill.probes, schema._schema)
     edge = Middleware(Edge, options=options, probes=mill.probes)
     app = Starlette(routes=routes, middleware=[edge], exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False  # the redirect would repeat the Host header

@@ -19,6 +19,8 @@ OTHER: Final = "other"
 OURS: Final = frozenset({"INTERNAL", "UNAVAILABLE", "TIMEOUT"})
 """Codes that say that we failed, not the caller."""
 
+OUTCOMES: Final = ("ok", "refused", "failed")
+
 REFUSED: Final = "taskmill.refused"
 """Where a scope holds (status, code) of an answer that is no GraphQL result."""
 
@@ -34,8 +36,12 @@ CODES: Final = frozenset(
 )
 
 
-def begin(probes: Probes) -> None:
-    """Every code starts at 0: a rate would not see the first error otherwise."""
+def begin(probes: Probes, schema: GraphQLSchema) -> None:
+    """Every operation with every outcome, and every code, starts at 0: a rate would not see the first ones otherwise."""
+    roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
+    for operation in (OTHER, *(name for root in roots if root is not None for name in root.fields)):
+        for outcome in OUTCOMES:
+            probes.api_requests.labels(operation, outcome)
     for code in CODES:
         probes.api_errors.labels(code)
 
@@ -54,13 +60,14 @@ def operation_label(schema: GraphQLSchema, operation: OperationDefinitionNode | 
 
 
 def count_operation(
-    probes: Probes, context: ExecutionContext, codes: Collection[str], seconds: float
+    probes: Probes, context: ExecutionContext, codes: Collection[str], seconds: float, *, failed: bool
 ) -> None:
-    """An operation that has ended, with the codes of its errors. How long a subscription was open says nothing."""
+    """An operation that has ended, with the codes of its errors, and whether one of them is our fault. How long a
+    subscription was open says nothing."""
     document = context.graphql_document
     operation = None if document is None else get_operation_ast(document, context._provided_operation_name)
     label = operation_label(context.schema._schema, operation)
-    outcome = "ok" if not codes else "failed" if OURS.intersection(codes) else "refused"
+    outcome = "ok" if not codes else "failed" if failed else "refused"
     probes.api_requests.labels(label, outcome).inc()
     for code in codes:
         count_error(probes, code)

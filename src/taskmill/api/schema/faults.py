@@ -18,7 +18,8 @@ from strawberry.extensions import SchemaExtension
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types import StreamExecutionResult
 
-from taskmill.api.meter import count_operation
+from taskmill.api.feed import Dropped, Ended
+from taskmill.api.meter import OURS, count_operation
 from taskmill.errors import RateLimited, RequestError, TaskmillError, Unavailable
 
 MOST: Final = 5
@@ -43,6 +44,7 @@ class Faults(SchemaExtension):
     def on_operation(self) -> Iterator[None]:
         began = perf_counter()
         self._codes: list[str] = []
+        self._failed = False
         try:
             yield
             self._rewrite(self.execution_context.result)
@@ -50,7 +52,7 @@ class Faults(SchemaExtension):
             raise  # the view refuses the request, which counts it
         except BaseException as error:
             if isinstance(error, Exception):  # else the caller has gone, or has seen enough of a subscription
-                self._codes.append(_judged(GraphQLError("", original_error=error))[0])
+                self._note(_judged(GraphQLError("", original_error=error))[0], error)
             self._count(began)
             raise
         self._count(began)
@@ -63,16 +65,21 @@ class Faults(SchemaExtension):
         errors = getattr(result, "errors", None)
         if errors:
             result.errors = told(errors, self.execution_context.context.request_id)
-            # The last result of a stream comes twice.
-            self._codes += [
-                new.extensions["code"]
-                for new, old in zip(result.errors, errors, strict=False)
-                if new is not old
-            ]
+            for new, old in zip(result.errors, errors, strict=False):
+                if new is not old:  # the last result of a stream comes twice
+                    self._note(new.extensions["code"], _origin(old))
+
+    def _note(self, code: str, origin: BaseException | None) -> None:
+        """An error that the caller is told. A subscription that our stop ends was served; one that is dropped read too
+        slowly, though both are told to try again as in an outage."""
+        if not isinstance(origin, Ended):
+            self._codes.append(code)
+            self._failed |= code in OURS and not isinstance(origin, Dropped)
 
     def _count(self, began: float) -> None:
         context = self.execution_context
-        count_operation(context.context.services.mill.probes, context, self._codes, perf_counter() - began)
+        probes, seconds = context.context.services.mill.probes, perf_counter() - began
+        count_operation(probes, context, self._codes, seconds, failed=self._failed)
 
 
 def told(errors: Sequence[GraphQLError], request_id: str) -> list[GraphQLError]:

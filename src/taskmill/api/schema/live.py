@@ -76,15 +76,21 @@ class Subscription:
                     viewer = await context.viewer_now()
                     if viewer.owner in (None, row.user_id):
                         yield Task.of(row, context)
-            except (Dropped, Ended) as end:
-                if context.socket is None:
-                    raise Unavailable(end.message) from None
-                code = TRY_AGAIN if isinstance(end, Dropped) else GOING_AWAY
-                await context.socket.close(code, end.message)
-            except Unauthenticated as error:
-                if context.socket is None:
-                    raise
-                await context.socket.close(FORBIDDEN, error.message)
+            except (Dropped, Ended, Unauthenticated) as end:
+                # Over SSE the last event tells it, over WebSocket the close code: raised, both are counted alike.
+                if context.socket is not None:
+                    await context.socket.close(_close_code(end), end.message)
+                raise
+
+
+def _close_code(end: Dropped | Ended | Unauthenticated) -> int:
+    match end:
+        case Dropped():
+            return TRY_AGAIN
+        case Ended():
+            return GOING_AWAY
+        case Unauthenticated():
+            return FORBIDDEN
 
 
 @asynccontextmanager
