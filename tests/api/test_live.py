@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket as sockets
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from graphql.execution.collect_fields import CollectedFields
 
 from taskmill.api import feed as feed_module
 from taskmill.api.feed import Dropped, Feed, Updates
@@ -24,7 +26,7 @@ from taskmill.sql.schema import journal, tasks
 from taskmill.tasks import journal as journalling
 from taskmill.tasks import read
 from taskmill.tasks.read import TaskView
-from tests.api.kit import Api, every_engine, running
+from tests.api.kit import Api, Socket, every_engine, running
 from tests.support import wait_until
 
 UPDATES = "subscription($id: ID) { taskUpdated(taskId: $id) { id title status progress updatedAt } }"
@@ -52,6 +54,24 @@ async def test_states_in_order(api: Api) -> None:
         # A change that is read between two looks is told twice: with the first, as the newest state, and by itself.
         for states in seen.values():
             assert states == sorted(states, key=["QUEUED", "CANCELLED"].index)
+
+
+async def test_a_long_subscription_keeps_nothing_of_its_updates(api: Api) -> None:
+    """What the execution of one update needed is gone with it: a subscriber may listen for months."""
+
+    async def updates(socket: Socket, count: int) -> int:
+        for _ in range(count):
+            created = (await api.create())["id"]
+            while (await socket.next())["taskUpdated"]["id"] != created:
+                pass
+        gc.collect()
+        return sum(isinstance(o, CollectedFields) for o in gc.get_objects())
+
+    async with api.socket() as socket:
+        await socket.subscribe(UPDATES)
+        await following(api)
+        few = await updates(socket, 5)
+        assert await updates(socket, 20) < few + 10
 
 
 async def test_own_tasks_only(api: Api) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import strawberry
 from graphql import GraphQLError
+from graphql.execution import Executor
 from strawberry.schema.config import StrawberryConfig
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types import ExecutionContext
 
 from taskmill.api.schema.fleet import FleetQueries
@@ -41,6 +44,15 @@ class Schema(strawberry.Schema):
         """Nothing: faults.py logs what deserves it, with the request's id."""
 
 
+class Execution(StrawberryGraphQLCoreExecutionContext):
+    def build_per_event_executor(self, payload: Any) -> Executor[Any]:
+        """With a store of its own for collected fields. graphql-core 3.3 shares one over all updates of a subscription, by
+        lists that each update makes anew: it finds none of them again, and keeps them all while the client listens."""
+        executor = super().build_per_event_executor(payload)
+        executor._relevant_sub_fields = {}
+        return executor
+
+
 @cache
 def build_schema(*, introspection: bool) -> Schema:
     """The schema; `introspection` False hides it from those who ask it about itself."""
@@ -49,6 +61,7 @@ def build_schema(*, introspection: bool) -> Schema:
         mutation=Mutation,
         subscription=Subscription,
         extensions=extensions(introspection=introspection),
+        execution_context_class=Execution,
         config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=True),
     )
     enforce(schema._schema)  # the one place that graphql-core's own schema is in
