@@ -37,15 +37,6 @@ GOOD = {
 """What .env.prod changes of it, and what docker-compose.prod.yml adds."""
 
 
-@pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of the shell, and an empty working folder."""
-    for names in setting_names().values():
-        for name in names:
-            monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-
-
 def told(monkeypatch: pytest.MonkeyPatch, **changes: str) -> list[str]:
     """What deploy/compose/settings.py says of .env.example with the changes of GOOD, and then with these."""
     environment = SET | GOOD | changes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,33 +13,8 @@ import pytest
 
 from taskmill.errors import ConfigError
 from taskmill.handlers.options import HandlerOptions
-from taskmill.runtime.secret import kept_secret
 from taskmill.settings import DEVELOPMENT_APP, Settings, setting_names
-
-GOOD_SECRET = "a-good-secret-of-more-than-32-bytes!"
-
-
-@pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of the shell, and an empty working folder."""
-    for names in setting_names().values():
-        for name in names:
-            monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-
-
-def load(**environment: str) -> Settings:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        return Settings.load()
-
-
-def refusal(**environment: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load(**environment)
-    return caught.value.message
-
+from tests.settings.kit import GOOD_SECRET, load, refusal
 
 # -- names and defaults ----------------------------------------------------------------------------------
 
@@ -314,115 +288,13 @@ def test_likely_mistakes_are_told(
     assert Settings.load().warnings() == expected
 
 
-# -- production, and the secret --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("secret", [None, "", "x" * 31])
-def test_production_refuses_a_missing_or_short_secret(secret: str | None) -> None:
-    """One line with what to do; the secret is not in it."""
-    environment = {} if secret is None else {"JWT_SECRET": secret}
-    with pytest.raises(ConfigError, match="JWT_SECRET: expected at least 32 bytes") as caught:
-        load(APP_ENV="production", **environment).auth_options()
-    assert not secret or secret not in caught.value.message
-
-
-@pytest.mark.parametrize(
-    "secret", ["your-jwt-secret", "your-jwt-secret-of-32-bytes-or-more", "Please-change-me-" + "x" * 32]
-)
-def test_production_refuses_an_example_secret(secret: str) -> None:
-    """Whoever reads the documentation could sign tokens with it. In development it is taken."""
-    with pytest.raises(ConfigError, match=r"JWT_SECRET: expected .*; it is an example") as caught:
-        load(APP_ENV="production", JWT_SECRET=secret).auth_options()
-    assert secret not in caught.value.message
-    assert load(JWT_SECRET=secret).auth_options().secret
-
-
-@pytest.mark.parametrize(
-    "url", ["mysql://taskuser:taskpass@h/d", "mysql://u:%70ass@h/d", "mariadb://u:password@h/d"]
-)
-def test_production_refuses_a_published_password(url: str) -> None:
-    """One line, whatever the command: a database that everybody can enter is none for production."""
-    assert refusal(APP_ENV="production", DATABASE_URL=url).startswith(
-        "DATABASE_URL: expected a password of your own"
-    )
-    assert load(DATABASE_URL=url).database
-    assert load(APP_ENV="production", DATABASE_URL="mysql://taskuser:mine@h/d").database
-
-
-def test_the_secret_of_before() -> None:
-    """It is optional; in production a short one is refused, elsewhere it is stretched as JWT_SECRET is."""
-    assert load().auth_options().previous is None
-    other = GOOD_SECRET[::-1]
-    options = load(JWT_SECRET=GOOD_SECRET, JWT_SECRET_PREVIOUS=other, APP_ENV="production").auth_options()
-    assert (options.secret, options.previous) == (GOOD_SECRET.encode(), other.encode())
-    with pytest.raises(ConfigError, match="JWT_SECRET_PREVIOUS: expected at least 32 bytes"):
-        load(JWT_SECRET=GOOD_SECRET, JWT_SECRET_PREVIOUS="short", APP_ENV="production").auth_options()
-    assert load(JWT_SECRET_PREVIOUS="short").auth_options().previous == load(JWT_SECRET="short").secret()
+# -- what the layers get ---------------------------------------------------------------------------------
 
 
 def test_production_refuses_a_missing_app() -> None:
     """The demonstration handlers are nothing for production."""
     with pytest.raises(ConfigError, match="--app"):
         _ = load(APP_ENV="production").app_name
-
-
-def test_production_takes_a_good_secret() -> None:
-    """It is the key, as it is, and the first user is no ADMIN by itself."""
-    options = load(APP_ENV="production", JWT_SECRET=GOOD_SECRET).auth_options()
-    assert (options.secret, options.first_admin) == (GOOD_SECRET.encode(), False)
-
-
-def test_development_makes_a_secret_once_for_its_owner_alone(tmp_path: Path) -> None:
-    """The file has mode 0600 in a folder of 0700, and the next start reads the same."""
-    first = load().auth_options().secret
-    file = tmp_path / ".taskmill" / "jwt-secret"
-    assert load().auth_options().secret == first == file.read_bytes()
-    assert len(first) >= 32
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert [path.name for path in file.parent.iterdir()] == ["jwt-secret"]
-
-
-def test_development_takes_a_short_secret() -> None:
-    """As a key of full length, the same at each start."""
-    first = load(JWT_SECRET="short").auth_options().secret
-    assert first == load(JWT_SECRET="short").auth_options().secret
-    assert len(first) == 32
-
-
-def test_two_that_make_a_secret_at_once_agree(tmp_path: Path) -> None:
-    """Whoever is first, both have the same."""
-    barrier = threading.Barrier(8)
-    found: list[bytes] = []
-
-    def start() -> None:
-        barrier.wait()
-        found.append(kept_secret(tmp_path / "secret"))
-
-    threads = [threading.Thread(target=start) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 8
-    assert len(set(found)) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
-
-
-def test_a_readable_secret_is_closed(tmp_path: Path) -> None:
-    """A file that others could read is made private again."""
-    file = tmp_path / "secret"
-    kept_secret(file)
-    file.chmod(0o644)
-    kept_secret(file)
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-
-
-def test_a_damaged_secret_is_told(tmp_path: Path) -> None:
-    """An empty file is not taken for a key."""
-    (tmp_path / "secret").touch()
-    with pytest.raises(ConfigError, match="remove the file"):
-        kept_secret(tmp_path / "secret")
 
 
 def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
@@ -480,62 +352,3 @@ def test_handlers_get_their_options_through_the_environment(tmp_path: Path) -> N
     )
     assert HandlerOptions.read(options.environment()) == options
     assert "hunter2" not in repr(options)
-
-
-# -- remote workers --------------------------------------------------------------------------------------
-
-API_KEY = "tm_12345678_" + "a" * 43
-
-
-@pytest.mark.parametrize(
-    ("given", "url"),
-    [
-        ("https://tasks.example.com", "https://tasks.example.com"),
-        (" http://localhost:3000/graphql ", "http://localhost:3000"),
-        ("https://example.com/tasks/graphql/", "https://example.com/tasks"),
-        ("http://[::1]:3000/", "http://[::1]:3000"),
-    ],
-)
-def test_the_url_of_an_api(given: str, url: str) -> None:
-    """With or without /graphql, below a path too."""
-    assert load(TASKMILL_API_URL=given).api_url == url
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        "tasks.example.com",
-        "ftp://h",
-        "http://",
-        "http://u:p@h",
-        "http://h?a=1",
-        "http://h#f",
-        "http://h:0",
-        "http://a b",
-    ],
-)
-def test_what_is_no_url_of_an_api(given: str) -> None:
-    """Refused, with what is expected."""
-    assert refusal(TASKMILL_API_URL=given).startswith("TASKMILL_API_URL: expected http://")
-
-
-def test_a_worker_is_remote_when_only_an_api_is_named() -> None:
-    """DATABASE_URL wins: with a database a worker needs no detour."""
-    assert load(TASKMILL_API_URL="http://h").remote
-    assert not load(TASKMILL_API_URL="http://h", DATABASE_URL="mysql://u:p@h/d").remote
-    assert not load().remote
-
-
-def test_the_options_of_a_remote_worker() -> None:
-    """Both are needed, the key is never shown."""
-    settings = load(
-        TASKMILL_API_URL="http://h", TASKMILL_API_KEY=API_KEY, TASKMILL_QUEUES="a,b", QUEUE_CONCURRENCY="7"
-    )
-    options = settings.remote_options()
-    assert (options.url, options.key, options.queues, options.slots) == ("http://h", API_KEY, ("a", "b"), 7)
-    assert API_KEY not in repr(settings) + repr(options)
-    with pytest.raises(ConfigError, match="TASKMILL_API_KEY: expected"):
-        load(TASKMILL_API_URL="http://h").remote_options()
-    with pytest.raises(ConfigError, match="TASKMILL_API_URL: expected"):
-        load(TASKMILL_API_KEY=API_KEY).remote_options()
-    assert API_KEY[:-1] not in refusal(TASKMILL_API_KEY=API_KEY[:-1] + " ")
