@@ -13,17 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NOT_COPIED = shutil.ignore_patterns(
-    ".git",
-    ".venv*",
-    ".env",
-    ".env.prod",
-    ".taskmill",
-    ".hypothesis",
-    "node_modules",
-    "__pycache__",
-    ".*_cache",
+NOT_COPIED = (
+    *(".git", ".venv*", "node_modules", "__pycache__", "*.pyc", ".*_cache", ".hypothesis"),
+    *("dist", "build", ".coverage*", "htmlcov", "data", ".taskmill"),
+    *(".env", ".env.*", "certs", "acme", "webhook-url"),
 )
+"""What .gitignore has: fetched, made, and of this machine."""
+COPIED = {".env.example"}
 
 
 class Broken(Exception):
@@ -57,9 +53,20 @@ class Check:
     plants: tuple[Plant, ...]
 
 
+def expect_none(complaints: Iterable[str]) -> None:
+    """Broken with all of them, a line each."""
+    if found := list(complaints):
+        raise Broken("\n".join(found))
+
+
 def copy_of(root: Path, place: Path) -> Path:
     """Without what is made or fetched there, and without the settings of this machine."""
-    return Path(shutil.copytree(root, place, ignore=NOT_COPIED, symlinks=True))
+    not_copied = shutil.ignore_patterns(*NOT_COPIED)
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return not_copied(folder, names) - COPIED
+
+    return Path(shutil.copytree(root, place, ignore=left_out, symlinks=True))
 
 
 def passes(checks: Iterable[Check], root: Path = ROOT) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.check import __main__ as command
-from deploy.check.stage import Broken, Check, Plant, passes
+from deploy.check.stage import ROOT, Broken, Check, Plant, copy_of, passes
 
 PLANT = Plant("port", "3000", "3001", caught_by="port 3001")
 
@@ -34,6 +34,16 @@ def test_errors_are_planted_in_copies(tree: Path) -> None:
     """The tree itself stays as it is."""
     passes([Check("port", port_is_3000, (PLANT,))], tree)
     assert (tree / "port").read_text() == "3000\n"
+
+
+def test_what_git_does_not_know_is_not_copied(tmp_path: Path) -> None:
+    """Settings of this machine, what was made and what was fetched; but the example of a setting is."""
+    for line in (ROOT / ".gitignore").read_text().splitlines():
+        path = tmp_path / "tree" / line.lstrip("!/").replace("*", "x")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    copy = copy_of(tmp_path / "tree", tmp_path / "copy")
+    assert [path.name for path in copy.rglob("*") if path.is_file()] == [".env.example"]
 
 
 def test_what_a_check_finds_fails(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
