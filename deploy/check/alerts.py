@@ -24,10 +24,12 @@ import yaml
 
 from deploy.check.processes import (
     STOPPED_WITHIN,
+    clean_environment,
     execute,
     free_port,
     own_database,
     run_to_end,
+    scrape_configs,
     started,
     wait,
 )
@@ -90,19 +92,8 @@ def _prometheus(ports: Mapping[str, int], alertmanager: int) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     config["rule_files"] = [str(path.parent / pattern) for pattern in config["rule_files"]]
     config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]}
-    config["scrape_configs"] = [
-        {"job_name": job, "static_configs": [_target(name, port) for name, port in ports.items() if _job(name) == job]}
-        for job in sorted({_job(name) for name in ports})
-    ]  # fmt: skip
+    config["scrape_configs"] = scrape_configs(ports)
     return config
-
-
-def _target(name: str, port: int) -> dict[str, Any]:
-    return {"targets": [f"127.0.0.1:{port}"], "labels": {"instance": name}}
-
-
-def _job(name: str) -> str:
-    return f"taskmill-{name.partition('-')[0]}"
 
 
 class Installation:
@@ -113,8 +104,7 @@ class Installation:
         self.database = stack.enter_context(own_database(mysql))
         self.ports = {name: free_port() for name in (REDIS, *NAMES)}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("TASKMILL_")}
-        self.environment = clean | {
+        self.environment = clean_environment() | {
             "DATABASE_URL": self.database,
             "REDIS_URL": f"redis://127.0.0.1:{self.ports[REDIS]}/0",
             "JWT_SECRET": secrets.token_urlsafe(48),
@@ -198,4 +188,9 @@ async def _cancel(api: str, task: str) -> None:
 
 
 if __name__ == "__main__":
-    print("\n".join(run(os.environ["TEST_MYSQL_URL"])))
+    if "TEST_MYSQL_URL" not in os.environ:
+        sys.exit(__doc__)
+    try:
+        print("\n".join(run(os.environ["TEST_MYSQL_URL"])))
+    except Broken as broken:
+        sys.exit(str(broken))

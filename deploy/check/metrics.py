@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import promql_parser
+import yaml
 
 from deploy.check.command import run
+from deploy.check.processes import clean_environment
 
-PROMETHEUS = {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate", "severity"}}
-"""Metrics that Prometheus adds by itself."""
+RULES = "deploy/prometheus/rules"
 SCRAPED = {"job", "instance"}
 """Labels that every metric of a scrape has."""
+PROMETHEUS = {"up": SCRAPED}
+"""What Prometheus adds to a scrape."""
+ALERTS = {"ALERTS": {"alertname", "alertstate", "severity"}}
+"""What it tells of its rules, for dashboards alone: no rule asks for it."""
 _PROBES = """
 import json
 from prometheus_client.samples import Sample
@@ -35,6 +39,8 @@ for metric in vars(probes).values():
 print(json.dumps(known))
 """
 
+Rule = dict[str, Any]
+
 
 def known(root: Path) -> dict[str, set[str]]:
     """The names of a tree's metrics, as they are scraped, and their labels."""
@@ -44,9 +50,43 @@ def known(root: Path) -> dict[str, set[str]]:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """In which Python imports the tree's own package."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("TASKMILL_")}
-    return clean | {"PYTHONPATH": str(root / "src")}
+    """In which Python imports the tree's own package, and Taskmill has no setting."""
+    return clean_environment() | {"PYTHONPATH": str(root / "src")}
+
+
+def all_rules(root: Path) -> list[Rule]:
+    """Every rule of Prometheus: one that records, or an alert."""
+    files = (
+        yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted((root / RULES).glob("*.yml"))
+    )
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+
+
+def recorded_names(root: Path) -> set[str]:
+    """The names that rules record."""
+    return {rule["record"] for rule in all_rules(root) if "record" in rule}
+
+
+def unanswerable(expression: str, metrics: dict[str, set[str]], recorded: set[str]) -> Iterator[str]:
+    """Why it brings nothing, or more than was meant: metrics and labels that nobody has, metrics of other programs."""
+    try:
+        selectors, groups = list(asked(expression)), list(grouped(expression))
+    except ValueError as error:
+        yield f"no PromQL: {error}"
+        return
+    for selector in selectors:
+        if selector.name in recorded:
+            continue
+        if selector.name not in metrics:
+            yield f"there is no metric {selector.name}"
+        elif wrong := selector.labels - metrics[selector.name]:
+            yield f"{selector.name} has no label {', '.join(sorted(wrong))}"
+        elif "job" in metrics[selector.name] - selector.labels:
+            yield f"{selector.name} is asked of all jobs: other programs have metrics of such names too"
+    for labels, names in groups:
+        there = {label for name in names for label in metrics.get(name, ())} | SCRAPED
+        if names <= metrics.keys() and (wrong := labels - there):
+            yield f"by ({', '.join(sorted(wrong))}): none of {', '.join(sorted(names))} has it"
 
 
 @dataclass(frozen=True)

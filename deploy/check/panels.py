@@ -169,6 +169,8 @@ def check(
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     try:
         print(f"{check(sys.argv[1], patience=0)} queries, and each brought a value")
     except Broken as broken:

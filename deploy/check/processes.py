@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import asyncmy
@@ -20,9 +21,16 @@ from redis import Redis
 
 from deploy.check.command import end
 from deploy.check.stage import Broken
+from taskmill.settings import setting_names
 
 STARTED_WITHIN: Final = 60.0
 STOPPED_WITHIN: Final = 40.0
+
+
+def clean_environment() -> dict[str, str]:
+    """This one's without any setting of Taskmill: none of the shell that runs the check counts."""
+    settings = {name for names in setting_names().values() for name in names}
+    return {k: v for k, v in os.environ.items() if k not in settings and not k.startswith("TASKMILL_")}
 
 
 @contextmanager
@@ -68,6 +76,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def scrape_configs(ports: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Of Prometheus, for processes on this machine: `worker-1` is an instance of the job taskmill-worker."""
+    jobs: dict[str, list[object]] = {}
+    for name, port in ports.items():
+        target = {"targets": [f"127.0.0.1:{port}"], "labels": {"instance": name}}
+        jobs.setdefault(f"taskmill-{name.partition('-')[0]}", []).append(target)
+    return [{"job_name": job, "static_configs": found} for job, found in jobs.items()]
 
 
 @contextmanager

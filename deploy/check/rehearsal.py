@@ -25,7 +25,17 @@ from pathlib import Path
 from typing import Final
 
 from deploy.check import panels
-from deploy.check.processes import free_port, own_database, own_keys, run_to_end, started, tail, wait
+from deploy.check.processes import (
+    clean_environment,
+    free_port,
+    own_database,
+    own_keys,
+    run_to_end,
+    scrape_configs,
+    started,
+    tail,
+    wait,
+)
 from deploy.check.stage import ROOT, Broken
 from deploy.check.tools import tool
 
@@ -74,8 +84,7 @@ def _pause(worker: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _environment(stack: ExitStack, mysql: str, redis: str) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("TASKMILL_")}
-    return clean | {
+    return clean_environment() | {
         "DATABASE_URL": stack.enter_context(own_database(mysql)),
         "REDIS_URL": redis,
         "TASKMILL_INDEX_PREFIX": stack.enter_context(own_keys(redis)),
@@ -104,16 +113,12 @@ def _start(
 
 
 def _prometheus(stack: ExitStack, folder: Path, ports: Mapping[str, int]) -> str:
-    """With our rules; `job` and `instance` as names that a reader knows instead of ports."""
+    """With our rules."""
     port = free_port()
-    jobs: dict[str, list[object]] = {}
-    for name, target in ports.items():
-        one = {"targets": [f"127.0.0.1:{target}"], "labels": {"instance": name}}
-        jobs.setdefault(f"taskmill-{name.partition('-')[0]}", []).append(one)
     written = {
         "global": {"scrape_interval": f"{SCRAPE}s", "evaluation_interval": "5s"},
         "rule_files": [str(file) for file in sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))],
-        "scrape_configs": [{"job_name": job, "static_configs": found} for job, found in jobs.items()],
+        "scrape_configs": scrape_configs(ports),
     }
     config = folder / "prometheus.yml"
     config.write_text(json.dumps(written), encoding="utf-8")  # JSON is YAML
@@ -130,13 +135,17 @@ def _prometheus(stack: ExitStack, folder: Path, ports: Mapping[str, int]) -> str
     return url
 
 
-def main() -> int:
+def main() -> None:
+    if len(sys.argv) != 2 or not {"TEST_MYSQL_URL", "TEST_REDIS_URL"} <= os.environ.keys():
+        sys.exit(__doc__)
     seconds = float(sys.argv[1])
     with rehearsal(os.environ["TEST_MYSQL_URL"], os.environ["TEST_REDIS_URL"], seconds) as url:
         asked = panels.check(url, window=seconds, scrape=SCRAPE, patience=30)
     print(f"{asked} queries, and each brought a value")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except Broken as broken:
+        sys.exit(str(broken))

@@ -75,6 +75,8 @@ def _digest(lock: Path) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     try:
         program = str(tool(sys.argv[1]))
     except Broken as broken:

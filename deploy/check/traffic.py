@@ -140,4 +140,6 @@ async def _watch(client: Client) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(drive(sys.argv[1], float(sys.argv[2]), WORKSHOP if "workshop" in sys.argv[3:] else BUILT_IN))
+    if len(sys.argv) < 3 or sys.argv[3:] not in ([], ["workshop"]):
+        sys.exit(__doc__)
+    asyncio.run(drive(sys.argv[1], float(sys.argv[2]), WORKSHOP if sys.argv[3:] else BUILT_IN))

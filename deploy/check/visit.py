@@ -105,6 +105,8 @@ def expect(well: bool, what: str, got: object) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     try:
         asyncio.run(visit(sys.argv[1]))
     except Broken as broken:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -16,14 +17,13 @@ import yaml
 from grafana_foundation_sdk.models import units
 
 from deploy.check.command import run
-from deploy.check.metrics import SCRAPED, asked, environment, grouped, known
+from deploy.check.metrics import ALERTS, RULES, asked, environment, known, recorded_names, unanswerable
 from deploy.check.panels import DASHBOARDS, Window, boards, queries, variables
-from deploy.check.stage import Broken, Check, Plant
+from deploy.check.stage import Broken, Check, Plant, expect_none
 from deploy.check.tools import node_modules
 
 GRAFANA: Final = "deploy/grafana"
 TYPES: Final = f"{GRAFANA}/types"
-RULES: Final = "deploy/prometheus/rules"
 NAMES: Final = ("overview", "rates", "queues", "durations", "workers", "resources")
 UNITS: Final = {
     value for name, value in vars(units).items() if not name.startswith("_") and isinstance(value, str)
@@ -58,13 +58,13 @@ def types(root: Path) -> None:
 def promql(root: Path) -> None:
     """Every query can be parsed, and asks for metrics and labels that the code, a rule or Prometheus itself has."""
     window = Window(end=0, seconds=3600)
-    metrics, recorded = known(root), _recorded(root)
+    metrics, recorded = known(root) | ALERTS, recorded_names(root)
     found = {str(one): one.expr for one in queries(root)}
     found |= {f"variable: {query}": _matched(query) for query in variables(root)}
     found |= {
         f"{name}: alerts": board["annotations"]["list"][0]["expr"] for name, board in boards(root).items()
     }
-    _told(
+    expect_none(
         f"{where}\n  {complaint}"
         for where, expr in found.items()
         for complaint in _unanswerable(window.put_into(expr), metrics, recorded)
@@ -73,38 +73,16 @@ def promql(root: Path) -> None:
 
 
 def _unanswerable(expr: str, metrics: dict[str, set[str]], recorded: set[str]) -> Iterator[str]:
-    try:
-        selectors = list(asked(expr))
-    except ValueError as error:
-        yield f"no PromQL: {error}"
-        return
-    for selector in selectors:
-        if selector.name in recorded:
-            continue
-        if selector.name not in metrics:
-            yield f"there is no metric {selector.name}"
-        elif wrong := selector.labels - metrics[selector.name]:
-            yield f"{selector.name} has no label {', '.join(sorted(wrong))}"
-        elif selector.name != "ALERTS" and "job" not in selector.labels:
-            yield f"{selector.name} is asked of all jobs: other programs have metrics of such names too"
-    for labels, names in grouped(expr):
-        there = {label for name in names for label in metrics.get(name, ())} | SCRAPED
-        if names <= metrics.keys() and (wrong := labels - there):
-            yield f"by ({', '.join(sorted(wrong))}): none of {', '.join(sorted(names))} has it"
-    if "vector(" in expr and {selector.name for selector in selectors} != {"ALERTS"}:
-        yield "vector() hides that a metric is missing: only no alert is a 0"
+    yield from unanswerable(expr, metrics, recorded)
+    with suppress(ValueError):  # which has been told
+        if "vector(" in expr and {selector.name for selector in asked(expr)} != {"ALERTS"}:
+            yield "vector() hides that a metric is missing: only no alert is a 0"
 
 
 def _matched(query: str) -> str:
     """What a `label_values(selector, label)` selects, grouped by the label, so that both are looked up."""
     selector, _, label = query.removeprefix("label_values(").removesuffix(")").rpartition(", ")
     return f"count by ({label}) ({selector})"
-
-
-def _recorded(root: Path) -> set[str]:
-    files = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in (root / RULES).glob("*.yml"))
-    rules = [rule for file in files for group in file["groups"] for rule in group["rules"]]
-    return {rule["record"] for rule in rules if "record" in rule}
 
 
 def _left_out_alike(root: Path) -> None:
@@ -121,14 +99,14 @@ def panels(root: Path) -> None:
     every = boards(root)
     if missing := set(NAMES) ^ every.keys():
         raise Broken(f"{DASHBOARDS}: missing or too many: {', '.join(sorted(missing))}")
-    _told(
+    expect_none(
         f"{DASHBOARDS}: the uid {uid} is there {n} times"
         for uid, n in _repeated(b["uid"] for b in every.values())
     )
     uids = {board["uid"] for board in every.values()}
     source = _source(root)
     for name, board in every.items():
-        _told(
+        expect_none(
             f"{name}: {complaint}"
             for complaint in (*_wrong_board(board, source), *_wrong_panels(board, uids))
         )
@@ -202,11 +180,6 @@ def _overlap(one: dict[str, int], other: dict[str, int]) -> bool:
 
 def _repeated(values: Iterable[Any]) -> list[tuple[Any, int]]:
     return [(value, n) for value, n in Counter(values).items() if n > 1]
-
-
-def _told(complaints: Iterable[str]) -> None:
-    if found := list(complaints):
-        raise Broken("\n".join(found))
 
 
 OVERVIEW: Final = f"{DASHBOARDS}/overview.json"

@@ -17,15 +17,15 @@ import httpx2
 import yaml
 
 from deploy.check.command import run
-from deploy.check.metrics import SCRAPED, asked, environment, grouped, known
+from deploy.check.metrics import RULES, Rule, all_rules, environment, known, recorded_names, unanswerable
 from deploy.check.processes import free_port, started, tail, wait
-from deploy.check.stage import Broken, Check, Plant
+from deploy.check.stage import Broken, Check, Plant, expect_none
 from deploy.check.tools import tool
 
 PROMETHEUS: Final = "deploy/prometheus"
 CONFIGS: Final = ("prometheus.yml", "kubernetes.yml")
-ALERTS: Final = f"{PROMETHEUS}/rules/alerts.yml"
-RECORDING: Final = f"{PROMETHEUS}/rules/recording.yml"
+ALERTS: Final = f"{RULES}/alerts.yml"
+RECORDING: Final = f"{RULES}/recording.yml"
 ALERTMANAGER: Final = "deploy/alertmanager/alertmanager.yml"
 RUNBOOK: Final = "docs/howto/monitoring.md"
 SEVERITIES: Final = {"critical", "warning"}
@@ -41,8 +41,6 @@ roots = (schema.query_type, schema.mutation_type)
 fields = {name: field.extensions[DEFINITION].metadata for root in roots for name, field in root.fields.items()}
 print(json.dumps([name for name, metadata in fields.items() if WAIT in metadata]))
 """
-
-Rule = dict[str, Any]
 
 
 def files(root: Path) -> None:
@@ -70,7 +68,7 @@ def tests(root: Path) -> None:
             for case in test.get("alert_rule_test", []):
                 (fires if case["exp_alerts"] else silent).add(case["alertname"])
     names = {rule["alert"] for rule in _alerts(root)}
-    _told(
+    expect_none(
         f"{PROMETHEUS}/tests: no test in which {name} {what}"
         for what, tried in (("fires", fires), ("does not fire", silent))
         for name in sorted(names - tried)
@@ -79,33 +77,16 @@ def tests(root: Path) -> None:
 
 def rules(root: Path) -> None:
     """Every metric and label that a rule names is there; every alert says what a reader of it needs."""
-    metrics, recorded = known(root), {rule["record"] for rule in _rules(root) if "record" in rule}
+    metrics, recorded = known(root), recorded_names(root)
     sections = _sections(root)
-    _told(
+    expect_none(
         f"{rule.get('alert') or rule.get('record')}: {complaint}"
-        for rule in _rules(root)
-        for complaint in (*_unknown(rule, metrics, recorded), *_unsaid(rule, sections))
+        for rule in all_rules(root)
+        for complaint in (*unanswerable(rule["expr"], metrics, recorded), *_unsaid(rule, sections))
     )
     alerts = {rule["alert"].lower() for rule in _alerts(root)}
     gone = {s for s in sections if s.startswith("taskmill")} - alerts
-    _told(f"{RUNBOOK}: the section {section} is about no alert" for section in sorted(gone))
-
-
-def _unknown(rule: Rule, metrics: dict[str, set[str]], recorded: set[str]) -> Iterator[str]:
-    for selector in asked(rule["expr"]):
-        if selector.name in recorded:
-            continue
-        if selector.name not in metrics:
-            yield f"there is no metric {selector.name}"
-        elif wrong := selector.labels - metrics[selector.name]:
-            yield f"{selector.name} has no label {', '.join(sorted(wrong))}"
-        elif "job" not in selector.labels:
-            yield f"{selector.name} is asked of all jobs: select those of Taskmill"
-    for labels, names in grouped(rule["expr"]):
-        if names <= metrics.keys():
-            there = {label for name in names for label in metrics[name]}
-            for label in sorted(labels - there - SCRAPED):
-                yield f"by ({label}): none of {', '.join(sorted(names))} has it"
+    expect_none(f"{RUNBOOK}: the section {section} is about no alert" for section in sorted(gone))
 
 
 def _unsaid(rule: Rule, sections: set[str]) -> Iterator[str]:
@@ -127,7 +108,10 @@ def waiting(root: Path) -> None:
     """The operations that wait for tasks are left out of the API's time, and no other is."""
     found = set(json.loads(run([sys.executable, "-c", _WAITING], env=environment(root))))
     for file in (RECORDING, ALERTS):
-        for match in WAITING.finditer((root / file).read_text(encoding="utf-8")):
+        matches = list(WAITING.finditer((root / file).read_text(encoding="utf-8")))
+        if not matches:
+            raise Broken(f"{file}: no operation is left out, {sorted(found)} wait for tasks")
+        for match in matches:
             if (left_out := set(match["names"].split("|"))) != found:
                 raise Broken(f"{file}: {sorted(left_out)} are left out, {sorted(found)} wait for tasks")
 
@@ -209,17 +193,8 @@ def _used(url: str) -> None:
     raise Broken("a task was not completed and measured within a minute")
 
 
-def _rules(root: Path) -> list[Rule]:
-    return [
-        rule
-        for path in (RECORDING, ALERTS)
-        for group in _read(root / path)["groups"]
-        for rule in group["rules"]
-    ]
-
-
 def _alerts(root: Path) -> list[Rule]:
-    return [rule for rule in _rules(root) if "alert" in rule]
+    return [rule for rule in all_rules(root) if "alert" in rule]
 
 
 def _sections(root: Path) -> set[str]:
@@ -231,11 +206,6 @@ def _sections(root: Path) -> set[str]:
 
 def _read(file: Path) -> Any:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-def _told(complaints: Iterator[str]) -> None:
-    if found := list(complaints):
-        raise Broken("\n".join(found))
 
 
 PROBES: Final = "src/taskmill/runtime/probes.py"
@@ -303,6 +273,7 @@ CHECKS = (
         waiting,
         (
             Plant(RECORDING, "claimTasks|cancelSignals", "claimTasks", "cancelSignals"),
+            Plant(RECORDING, ', operation!~"claimTasks|cancelSignals"', "", "no operation is left out"),
             Plant(ALERTS, 'cancelSignals", le="1.0"', 'cancelSignal", le="1.0"', "cancelSignals"),
         ),
     ),
