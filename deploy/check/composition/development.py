@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deploy.check.composition.both import LOOPBACK, differences
+from deploy.check.composition.both import LOOPBACK, TASKMILL, differences
 from deploy.check.composition.files import Composition
 
 PUBLISHED = {
@@ -37,7 +37,7 @@ def known(of: Composition) -> Iterator[str]:
     """The logins of the specification."""
     database, found = of.services["mysql"]["environment"], of.services["grafana"]["environment"]
     url = "mysql://{MYSQL_USER}:{MYSQL_PASSWORD}@mysql:3306/{MYSQL_DATABASE}".format(**database)
-    for name in ("migrate", "api", "worker", "scheduler"):
+    for name in TASKMILL:
         if of.services[name]["environment"]["DATABASE_URL"] != url:
             yield f"{name}: expected the DATABASE_URL {url}"
     if (found["GF_SECURITY_ADMIN_USER"], found["GF_SECURITY_ADMIN_PASSWORD"]) != ("admin", "admin"):

@@ -21,7 +21,7 @@ ENVIRONMENT = ".env.prod"
 
 @dataclass(frozen=True)
 class Composition:
-    """`services`, `networks` and `volumes` as `docker-compose config` prints them; paths are those of the tree."""
+    """`services` and `networks` as `docker-compose config` prints them; paths are those of the tree."""
 
     file: str
     root: Path

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-from deploy.check.composition.both import LOOPBACK, differences, waits
+from deploy.check.composition.both import LOOPBACK, TASKMILL, differences, waits
 from deploy.check.composition.files import Composition
 from taskmill.settings import Settings
 from taskmill.settings.published import PASSWORDS
@@ -19,7 +19,7 @@ PUBLISHED = {
     "alertmanager": [(LOOPBACK, "9093")],
     "grafana": [(LOOPBACK, "3001")],
 }
-OURS = ("settings", "migrate", "api", "worker", "scheduler")
+OURS = ("settings", *TASKMILL)
 TOKENS = ("JWT_SECRET", "JWT_SECRET_PREVIOUS")
 MAXIMAL_STOP = WorkerOptions().longest_stop
 

@@ -31,7 +31,7 @@ NEEDED = {
 
 def references(manifest: Manifest, root: Path) -> Iterator[str]:
     """A ConfigMap or a key that is named is there; a key of the secret is one that the guide tells to create."""
-    guide = (root / GUIDE).read_text(encoding="utf-8") if (root / GUIDE).exists() else ""
+    guide = (root / GUIDE).read_text(encoding="utf-8")
     maps = {name(found) for found in manifest.of("ConfigMap")}
     for workload in manifest.workloads:
         for container in workload.containers:

@@ -8,8 +8,7 @@ from itertools import chain, product
 from typing import Any
 
 from deploy.check.kubernetes.manifest import COMPONENT, Manifest, Workload, name
-
-PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+from deploy.check.kubernetes.pods import PROBES
 
 
 def names(manifest: Manifest) -> Iterator[str]:

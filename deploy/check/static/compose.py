@@ -17,7 +17,7 @@ from deploy.check.composition.files import (
     composition,
     without_environment,
 )
-from deploy.check.stage import Broken, Check, Plant
+from deploy.check.stage import Broken, Check, Plant, expect_none
 
 EXAMPLE = ".env.example"
 SHARED = (both.images, both.sources, both.durable, both.order, both.watched, both.grafana, both.variables)
@@ -26,7 +26,7 @@ SHARED = (both.images, both.sources, both.durable, both.order, both.watched, bot
 def of_development(root: Path) -> None:
     of = composition(root, DEVELOPMENT)
     rules = (*SHARED, development.published, development.reloads, development.known)
-    _told(of, both.names(of, set()), *(rule(of) for rule in rules))
+    _expect_none(of, both.names(of, set()), *(rule(of) for rule in rules))
 
 
 def of_production(root: Path) -> None:
@@ -41,12 +41,12 @@ def of_production(root: Path) -> None:
         production.secrets,
         production.proxied,
     )
-    _told(of, both.names(of, {"settings", "proxy"}), *(rule(of) for rule in rules))
+    _expect_none(of, both.names(of, {"settings", "proxy"}), *(rule(of) for rule in rules))
     same = composition(root, DEVELOPMENT).services
     differ = [
         n for n in sorted(both.SERVICES - {*both.TASKMILL}) if same[n]["image"] != of.services[n]["image"]
     ]
-    _told(of, (f"{n}: {DEVELOPMENT} has another image" for n in differ))
+    _expect_none(of, (f"{n}: {DEVELOPMENT} has another image" for n in differ))
 
 
 def needs_environment(root: Path) -> None:
@@ -59,7 +59,7 @@ def of_tls(root: Path) -> None:
     mounts = {v["target"]: v["source"] for v in of.services["proxy"]["volumes"]}
     if mounts.get("/etc/nginx/servers") != str(root / "deploy/nginx/tls"):
         raise Broken(f"{TLS}: expected deploy/nginx/tls in the place of deploy/nginx/http")
-    _told(
+    _expect_none(
         of,
         both.sources(of),
         both.differences(of, production.PUBLISHED | {"proxy": [("", "80"), ("", "443")]}),
@@ -67,9 +67,7 @@ def of_tls(root: Path) -> None:
 
 
 def of_proxy(root: Path) -> None:
-    complaints = [*proxy.routes(root), *proxy.servers(root)]
-    if complaints:
-        raise Broken("\n".join(complaints))
+    expect_none([*proxy.routes(root), *proxy.servers(root)])
 
 
 def _production(root: Path, *files: str) -> Composition:
@@ -81,10 +79,8 @@ def _filled(example: str) -> str:
     return re.sub(r"^(?:# )?([A-Z_]+)=$", r"\1=x", example, flags=re.MULTILINE)
 
 
-def _told(of: Composition, *complaints: Iterable[str]) -> None:
-    found = [f"{of.file}: {line}" for lines in complaints for line in lines]
-    if found:
-        raise Broken("\n".join(found))
+def _expect_none(of: Composition, *complaints: Iterable[str]) -> None:
+    expect_none(f"{of.file}: {line}" for lines in complaints for line in lines)
 
 
 dev, prod, tls, nginx = (partial(Plant, path) for path in (DEVELOPMENT, PRODUCTION, TLS, proxy.ROUTES))

@@ -36,11 +36,9 @@ def safe(root: Path) -> None:
 def same(root: Path) -> None:
     """The workflow runs targets that make has, every one that .ci/run has, and every Python that the package is for."""
     workflow = (root / CI).read_text(encoding="utf-8")
-    targets = set(
-        re.findall(r"^\.PHONY: (.*)$", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[
-            0
-        ].split()
-    )
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    [phony] = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    targets = set(phony.split())
     wanted = set(re.findall(r"^make ([\w-]+)", (root / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE))
     runs = set(re.findall(r"^ *(?:- run: )?make ([\w-]+)$", workflow, re.MULTILINE))
     if runs - targets:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from deploy.check.command import run
 from deploy.check.kubernetes import environment, links, pods, scale
 from deploy.check.kubernetes.manifest import MANIFEST, Manifest, read, with_change
-from deploy.check.stage import ROOT, Broken, Check, Plant
+from deploy.check.stage import ROOT, Broken, Check, Plant, expect_none
 from deploy.check.tools import tool
 
 VERSIONS = ("1.25", "1.37")
@@ -34,20 +34,18 @@ def schemas(root: Path) -> None:
 
 def rules(chosen: tuple[Rule, ...], root: Path) -> None:
     manifest = read(root)
-    _told([complaint for rule in chosen for complaint in rule(manifest)])
+    _expect_none(complaint for rule in chosen for complaint in rule(manifest))
 
 
 def keys(root: Path) -> None:
-    _told([*environment.references(read(root), root)])
+    _expect_none(environment.references(read(root), root))
 
 
-def _told(complaints: list[str]) -> None:
-    if complaints:
-        raise Broken("\n".join(f"{MANIFEST}: {complaint}" for complaint in complaints))
+def _expect_none(complaints: Iterable[str]) -> None:
+    expect_none(f"{MANIFEST}: {complaint}" for complaint in complaints)
 
 
-def planted(old: str, new: str, caught_by: str) -> Plant:
-    return Plant(MANIFEST, old, new, caught_by)
+planted = partial(Plant, MANIFEST)
 
 
 def within(component: str, old: str, new: str, caught_by: str) -> Plant:

@@ -11,11 +11,8 @@ from deploy.check.stage import Broken, Check, Plant
 from deploy.check.tools import tool
 
 LOADED = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="((?:https?:)?//[^"]+)"')
-STYLE = re.compile(
-    r'<link\b[^>]*\brel="?(?:stylesheet|preconnect|preload)"?[^>]*\bhref="((?:https?:)?//[^"]+)"'
-)
-LINK = re.compile(
-    r'<link\b[^>]*\bhref="((?:https?:)?//[^"]+)"[^>]*\brel="?(?:stylesheet|preconnect|preload)"?'
+LINKED = re.compile(
+    r'<link\b(?=[^>]*\brel="?(?:stylesheet|preconnect|preload)"?)[^>]*\bhref="((?:https?:)?//[^"]+)"'
 )
 
 
@@ -28,7 +25,7 @@ def builds(root: Path) -> None:
             raise Broken(f"mkdocs made {len(pages)} pages only")
         for page in pages:
             text = page.read_text(encoding="utf-8")
-            for pattern in (LOADED, STYLE, LINK):
+            for pattern in (LOADED, LINKED):
                 if found := pattern.search(text):
                     raise Broken(
                         f"the page {page.relative_to(folder)} loads {found[1]}: a reader needs no other site"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.check.command import run
-from deploy.check.stage import Broken, Check, Plant
+from deploy.check.stage import Broken, Check, Plant, expect_none
 from taskmill.cli.commands import app
 from taskmill.settings import setting_names
 from taskmill.worker.options import WorkerOptions
@@ -55,14 +55,8 @@ def hardened(root: Path) -> None:
 
 def fitting(root: Path) -> None:
     """Commands and settings that exist; a stop that is not cut short; the secret of tokens in the API alone."""
-    complaints = [
-        complaint
-        for path in sorted((root / UNITS).rglob("*.*"))
-        if path.is_file()
-        for complaint in _misfits(path)
-    ]
-    if complaints:
-        raise Broken("\n".join(complaints))
+    files = (path for path in sorted((root / UNITS).rglob("*.*")) if path.is_file())
+    expect_none(complaint for path in files for complaint in _misfits(path))
 
 
 def _misfits(path: Path) -> Iterator[str]:
