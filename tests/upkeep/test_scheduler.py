@@ -59,9 +59,8 @@ async def test_two_schedulers_do_all_there_is_to_do_once(world: World) -> None:
         await wait_until(lambda: any(s.leadership.held for s in schedulers))
 
         async def done() -> bool:
-            assert (
-                sum(s.leadership.held for s in schedulers) <= 1
-            )  # none for a moment: a short term, a busy machine
+            # None for a moment: a short term, a busy machine.
+            assert sum(s.leadership.held for s in schedulers) <= 1
             rows = await world.rows(due.id, lost.id)
             return all(r.status is Status.QUEUED for r in rows) and not await unfolded(world)
 

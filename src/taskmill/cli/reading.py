@@ -35,9 +35,8 @@ class Interruptible(io.FileIO):
         while True:
             if select.select([self], [], [], GLANCE)[0]:
                 count = super().readinto(into)
-                if (
-                    count is not None
-                ):  # None: another reader was faster, and whoever opened it said not to block
+                # None: another reader was faster, and whoever opened it said not to block.
+                if count is not None:
                     return count
 
 
