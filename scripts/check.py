@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import sysconfig
@@ -60,5 +61,8 @@ def run(name: str, command: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    results = [run(name, command) for name, command in (FIXES if "--fix" in sys.argv[1:] else CHECKS).items()]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fix", action="store_true")
+    chosen = FIXES if parser.parse_args().fix else CHECKS
+    results = [run(name, command) for name, command in chosen.items()]
     sys.exit(not all(results))

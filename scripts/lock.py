@@ -8,6 +8,7 @@ of the machine that made it.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
@@ -70,6 +71,7 @@ def write(upgrade: bool) -> None:
     uv = shutil.which("uv", path=sysconfig.get_path("scripts")) or shutil.which("uv")
     if uv is None:
         raise SystemExit("uv is missing: it is one of the tools of requirements-dev.lock")
+    wanted = Wanted.read()
     project = [*(f"--extra={name}" for name in EXTRAS), "pyproject.toml"]
     sources = {
         RUN: project,
@@ -82,7 +84,7 @@ def write(upgrade: bool) -> None:
         status = subprocess.run(
             command + ["--upgrade"] * upgrade,
             cwd=ROOT,
-            input="\n".join(Wanted.read().build),  # for "-"
+            input="\n".join(wanted.build),  # for "-"
             text=True,
             check=False,
         ).returncode
@@ -90,7 +92,7 @@ def write(upgrade: bool) -> None:
             raise SystemExit(status)
         lines = lock.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if PIN.fullmatch(line) or HASH.fullmatch(line)]
-        lock.write_text("\n".join([Wanted.read().header(lock), *kept, ""]), encoding="utf-8")
+        lock.write_text("\n".join([wanted.header(lock), *kept, ""]), encoding="utf-8")
 
 
 def problems() -> list[str]:
@@ -135,8 +137,12 @@ def pins(lock: Path) -> dict[str, set[tuple[str, str]]]:
 
 
 if __name__ == "__main__":
-    if "--check" not in sys.argv[1:]:
-        write(upgrade="--upgrade" in sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--upgrade", action="store_true")
+    options = parser.parse_args()
+    if not options.check:
+        write(options.upgrade)
     wrong = problems()
     for problem in wrong:
         print(problem, file=sys.stderr)

@@ -6,6 +6,7 @@ states from the transition table, who may do what from the fields of the schema,
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import sys
 from collections.abc import Iterator
@@ -215,7 +216,9 @@ def stale() -> list[str]:
 
 
 def main() -> int:
-    if "--check" in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    if parser.parse_args().check:
         names = stale()
         for name in names:
             print(f"docs/reference/{name} is stale: run `make reference`")

@@ -84,6 +84,7 @@ def component(name: str, version: str, kind: ComponentType, licence: str, hashes
 
 
 def bom() -> Bom:
+    packages = locked()
     parts = {
         each.name: component(
             each.name,
@@ -92,14 +93,14 @@ def bom() -> Bom:
             terms(metadata.distribution(each.name)),
             each.hashes,
         )
-        for each in locked()
+        for each in packages
     }
     project = component("taskmill", __version__, ComponentType.APPLICATION, "MIT", [])
     made = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_OID, __version__ + RUN.read_text(encoding="utf-8")))
     made.metadata.component = project
     made.components.update(parts.values())
     made.register_dependency(project, [parts[name] for name in needs(Wanted.read().run) if name in parts])
-    for each in locked():
+    for each in packages:
         wanted = needs(metadata.requires(each.name) or [])
         made.register_dependency(parts[each.name], [parts[name] for name in wanted if name in parts])
     return made
