@@ -21,7 +21,20 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from common import ask, children, connect, describe, own_database, own_keys, product, resident, run, until
+from common import (
+    UNFINISHED,
+    UNFOLDED,
+    ask,
+    children,
+    connect,
+    describe,
+    own_database,
+    own_keys,
+    product,
+    resident,
+    run,
+    until,
+)
 
 from taskmill.index.connect import IndexOptions
 from taskmill.index.connect import connect as connect_index
@@ -99,8 +112,7 @@ async def main(options: argparse.Namespace) -> int:
         db = await open_database(SqlOptions(mine))
         await migrate.migrate(db)
         await db.close()
-        connection = await connect(mine)
-        await ask(connection, "SET autocommit = 1")
+        connection = await connect(mine, autocommit=True)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tm_bench_")))
             effects = folder / "effects"
@@ -124,11 +136,10 @@ async def main(options: argparse.Namespace) -> int:
                 if time.monotonic() - shown > options.every:
                     shown = time.monotonic()
                     _show(shown - began, workers)
-                left = await ask(connection, "SELECT 1 FROM tasks WHERE status IN (1, 2, 3) LIMIT 1")
-                return left is None
+                return await ask(connection, UNFINISHED) is None
 
             async def folded() -> bool:
-                return await ask(connection, "SELECT 1 FROM journal WHERE folded = 0 LIMIT 1") is None
+                return await ask(connection, UNFOLDED) is None
 
             submitting = asyncio.create_task(submit_all(mine, options.redis, prefix, n))
             await until(lambda: _done(submitting, finished), LONGEST, every=0.25, processes=everyone)

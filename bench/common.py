@@ -10,6 +10,7 @@ import os
 import platform
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,7 +35,12 @@ SERVER_SETTINGS: Final = (
 )
 
 
-async def connect(url: str, *, database: bool = True) -> Any:
+UNFINISHED: Final = "SELECT 1 FROM tasks WHERE status IN (1, 2, 3) LIMIT 1"
+"""A row while a task waits or runs. One row of the index decides, so looking costs next to nothing."""
+UNFOLDED: Final = "SELECT 1 FROM journal WHERE folded = 0 LIMIT 1"
+
+
+async def connect(url: str, *, database: bool = True, autocommit: bool = False) -> Any:
     """A bare connection of the driver, as our pool sets its own up: READ COMMITTED, UTC, matched rows."""
     parts = urlsplit(url)
     connection = await asyncmy.connect(
@@ -46,6 +52,7 @@ async def connect(url: str, *, database: bool = True) -> Any:
         charset="utf8mb4",
         connect_timeout=10,
         client_flag=2,  # CLIENT.FOUND_ROWS
+        autocommit=autocommit,
     )
     async with connection.cursor() as cursor:
         await cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
@@ -129,6 +136,22 @@ async def until(
         if time.monotonic() > end:
             raise TimeoutError(f"not done after {timeout:g} s")
         await asyncio.sleep(every)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def answers(port: int) -> bool:
+    """Whether something takes connections there."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def resident(pid: int) -> float:

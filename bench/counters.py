@@ -19,7 +19,7 @@ Reading = dict[str, float]
 
 _CLIENTS: Final = ", ".join(f"'{kind}'" for kind in KINDS if kind != "bench")
 _STATEMENTS: Final = (
-    "SELECT USER, SUM(IF(EVENT_NAME LIKE 'statement/sql/%%', COUNT_STAR, 0)),"
+    "SELECT USER, SUM(IF(EVENT_NAME LIKE 'statement/sql/%', COUNT_STAR, 0)),"
     " SUM(IF(EVENT_NAME = 'statement/sql/commit', COUNT_STAR, 0))"
     " FROM performance_schema.events_statements_summary_by_user_by_event_name"
     f" WHERE USER IN ({_CLIENTS}) GROUP BY USER"
@@ -121,7 +121,7 @@ class Meter:
 
     async def _rows(self, statement: str) -> Any:
         async with self._connection.cursor() as cursor:
-            await cursor.execute(statement.replace("%%", "%"))
+            await cursor.execute(statement)
             return await cursor.fetchall()
 
 

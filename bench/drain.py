@@ -21,11 +21,13 @@ from typing import Final
 
 import floor
 from common import (
+    UNFINISHED,
     ask,
     children,
     connect,
     cpu,
     describe,
+    free_port,
     middle,
     own_database,
     own_keys,
@@ -107,8 +109,7 @@ async def drain(url: str, redis_url: str, n: int, slots: int) -> Round:
         await submit(mine, redis_url, prefix, n)
         await asyncio.sleep(0.5)  # what the inserts left to do is not the drain's
         environment = {"DATABASE_URL": mine, "REDIS_URL": redis_url, "TASKMILL_INDEX_PREFIX": prefix}
-        connection = await connect(mine)
-        await ask(connection, "SET autocommit = 1")
+        connection = await connect(mine, autocommit=True)
         done = Round(0.0)
         began = time.monotonic()
         arguments = ("worker", "--app", "noop:app", "--concurrency", str(slots))
@@ -124,8 +125,7 @@ async def drain(url: str, redis_url: str, n: int, slots: int) -> Round:
             before = used()
 
             async def drained() -> bool:
-                # One row of the index decides, so looking costs next to nothing.
-                left = await ask(connection, "SELECT 1 FROM tasks WHERE status IN (1, 2, 3) LIMIT 1")
+                left = await ask(connection, UNFINISHED)
                 if int(time.monotonic() - began) > len(done.memory):
                     runners = [resident(pid) for pid in children(worker.pid)]
                     done.memory.append((time.monotonic() - began, resident(worker.pid), sum(runners)))
@@ -164,7 +164,7 @@ async def embedded(n: int, slots: int, folder: Path) -> float:
 
     url = f"sqlite:///{folder / 'taskmill.db'}"
     await submit(url, None, "", n)
-    port = 20_000 + Random().randrange(20_000)
+    port = free_port()
     environment = {"TASKMILL_DATA": str(folder), "PORT": str(port), "JWT_SECRET": "b" * 40}
     with product("up", "--app", "noop:app", "--concurrency", str(slots), environment=environment) as up:
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=5.0) as client:

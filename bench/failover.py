@@ -26,7 +26,7 @@ from threading import Thread
 from typing import Any, Final
 
 import private
-from common import ask, connect, describe, percentile, run, until
+from common import UNFINISHED, ask, connect, describe, percentile, run, until
 from installation import Installation
 from submit import CREATE, Client
 
@@ -42,6 +42,7 @@ PLUGINS: Final = (
 CLIENTS: Final = 8
 DATABASE: Final = "tm_bench"
 LATEST: Final = 60.0
+"""Seconds after which a task that was due must have started."""
 
 
 class Address:
@@ -159,8 +160,7 @@ async def switch(old: private.Server, new: private.Server, address: Address) -> 
 
 @asynccontextmanager
 async def _admin(server: private.Server) -> AsyncIterator[Any]:
-    connection = await connect(server.mysql())
-    await ask(connection, "SET autocommit = 1")
+    connection = await connect(server.mysql(), autocommit=True)
     try:
         yield connection
     finally:
@@ -255,7 +255,7 @@ async def fail(
         await ask(connection, f"USE {site.database}")
 
         async def done() -> bool:
-            return await ask(connection, "SELECT 1 FROM tasks WHERE status IN (1, 2, 3) LIMIT 1") is None
+            return await ask(connection, UNFINISHED) is None
 
         await until(done, 120, every=0.1)
         async with connection.cursor() as cursor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -13,11 +12,11 @@ from random import Random
 from typing import Any, Final
 from uuid import UUID
 
-from common import ask, connect, product, until
+from common import UNFINISHED, UNFOLDED, answers, ask, connect, free_port, product, until
 from counters import Meter, only, runners_of
-from private import Server, free_port
+from private import Server
 from redis.asyncio import Redis
-from submit import CREATE, REGISTER, Client
+from submit import CREATE, Client, register
 from websockets.asyncio.client import connect as open_socket
 from websockets.typing import Subprotocol
 
@@ -35,8 +34,6 @@ LONGEST: Final = 600.0
 CREATE_MANY: Final = "mutation C($inputs: [CreateTaskInput!]!) { createTasks(inputs: $inputs) { id } }"
 POLL: Final = "query T($id: ID!) { task(id: $id) { id status } }"
 UPDATED: Final = "subscription { taskUpdated { id status } }"
-IDLE: Final = "SELECT 1 FROM tasks WHERE status IN (1, 2, 3) LIMIT 1"
-UNFOLDED: Final = "SELECT 1 FROM journal WHERE folded = 0 LIMIT 1"
 
 
 class Installation:
@@ -57,8 +54,7 @@ class Installation:
         if redis is not None:
             self.processes["redis"] = only(redis.pid)
             client = Redis.from_url(redis.redis)
-        self.connection = await connect(self.mysql.mysql("bench", self.database))
-        await ask(self.connection, "SET autocommit = 1")
+        self.connection = await connect(self.mysql.mysql("bench", self.database), autocommit=True)
         self.meter = Meter(self.connection, client, self.processes)
         try:
             async with self.mill("bench") as mill:
@@ -123,14 +119,8 @@ class Installation:
         """One API process that has answered, and a user of it: its statements are compiled."""
         self.port = free_port()
         with self.process("api", PORT=str(self.port), TASKMILL_MAX_COST="100000") as process:
-            await until(self._answers, LONGEST, every=0.05, processes=(process,))
-            who = {
-                "email": f"{secrets.token_hex(6)}@example.com",
-                "password": secrets.token_hex(12),
-                "name": "bench",
-            }
-            async with Client(self.port) as client:
-                self.token = (await client.post(REGISTER, {"input": who}))["register"]["accessToken"]
+            await until(lambda: answers(self.port), LONGEST, every=0.05, processes=(process,))
+            self.token = await register(self.port)
             yield process
 
     @asynccontextmanager
@@ -244,7 +234,7 @@ class Installation:
 
     async def done(self) -> None:
         """Until no task waits or runs."""
-        await until(lambda: self._none(IDLE), LONGEST, every=0.05)
+        await until(lambda: self._none(UNFINISHED), LONGEST, every=0.05)
 
     async def folded(self) -> None:
         await until(lambda: self._none(UNFOLDED), LONGEST, every=0.1)
@@ -257,11 +247,3 @@ class Installation:
 
     async def _workers(self) -> int:
         return await self.count("SELECT COUNT(*) FROM workers")
-
-    async def _answers(self) -> bool:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        except OSError:
-            return False
-        writer.close()
-        return True

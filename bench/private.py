@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from common import free_port
+
 KINDS: Final = ("bench", "api", "worker", "scheduler")
 """An account each: the server then counts for each kind of process."""
 PASSWORD: Final = "bench"  # of servers on loopback that live for minutes  # noqa: S105
@@ -116,12 +118,6 @@ def redis_cluster(nodes: int = 3) -> Iterator[list[Server]]:
                 raise TimeoutError("the cluster does not come together")
             time.sleep(0.05)
         yield servers
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _call(command: Sequence[str]) -> None:

@@ -13,16 +13,18 @@ import argparse
 import asyncio
 import json
 import secrets
-import socket
 import sys
 import time
 from typing import Any, Final
 
 import floor
 from common import (
+    UNFINISHED,
+    answers,
     ask,
     connect,
     describe,
+    free_port,
     middle,
     own_database,
     own_keys,
@@ -113,11 +115,17 @@ async def bare(url: str, n: int, callers: int) -> tuple[float, list[float]]:
     return took, waits
 
 
-async def create(port: int, n: int, connections: int) -> tuple[float, list[float], str]:
-    """The product: seconds for n tasks, the seconds that each request took, and the token used."""
+async def register(port: int) -> str:
+    """The token of a new user."""
     who = {"email": f"{secrets.token_hex(6)}@example.com", "password": secrets.token_hex(12), "name": "bench"}
     async with Client(port) as client:
-        token = (await client.post(REGISTER, {"input": who}))["register"]["accessToken"]
+        token: str = (await client.post(REGISTER, {"input": who}))["register"]["accessToken"]
+    return token
+
+
+async def create(port: int, n: int, connections: int) -> tuple[float, list[float], str]:
+    """The product: seconds for n tasks, the seconds that each request took, and the token used."""
+    token = await register(port)
     waits: list[float] = []
 
     async def caller(count: int) -> None:
@@ -136,11 +144,10 @@ async def create(port: int, n: int, connections: int) -> tuple[float, list[float
 
 async def start_latency(port: int, token: str, mine: str, n: int) -> list[float]:
     """Seconds from creation to start, by the database's clock, of tasks that come one by one."""
-    connection = await connect(mine)
-    await ask(connection, "SET autocommit = 1")
+    connection = await connect(mine, autocommit=True)
 
     async def idle() -> bool:
-        return await ask(connection, "SELECT 1 FROM tasks WHERE status IN (1, 2, 3) LIMIT 1") is None
+        return await ask(connection, UNFINISHED) is None
 
     await until(idle, LONGEST, every=0.1)
     ids = []
@@ -169,9 +176,7 @@ async def one_round(options: argparse.Namespace, *, last: bool) -> tuple[float, 
     print(f"floor     {rate:8,.0f}/s   {_spread(waits)}", flush=True)
     async with own_keys(options.redis) as prefix, own_database(options.url) as mine:
         await submit(mine, options.redis, prefix, 0)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         environment = {
             "DATABASE_URL": mine,
             "REDIS_URL": options.redis,
@@ -180,29 +185,15 @@ async def one_round(options: argparse.Namespace, *, last: bool) -> tuple[float, 
             "JWT_SECRET": secrets.token_hex(32),
         }
         with product("api", environment=environment) as api:
-            await until(lambda: _answers(port), LONGEST, every=0.05, processes=(api,))
+            await until(lambda: answers(port), LONGEST, every=0.05, processes=(api,))
             took, waits, token = await create(port, n, many)
             ours = len(waits) / took
             print(f"taskmill  {ours:8,.0f}/s   {_spread(waits)}   ratio {ours / rate:.3f}", flush=True)
             if last:
-                with product("worker", "--app", "noop:app", environment=environment) as worker:
-                    await until(lambda: _alive(worker), LONGEST, every=0.05)
+                with product("worker", "--app", "noop:app", environment=environment):
                     latencies = await start_latency(port, token, mine, options.starts)
                 print(f"start     {_spread(latencies)}   ({len(latencies)} tasks one by one, an idle worker)")
     return rate, ours
-
-
-async def _answers(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
-async def _alive(process: Any) -> bool:
-    return process.poll() is None
 
 
 def _spread(seconds: list[float]) -> str:
