@@ -27,6 +27,7 @@ from counters import Reading, Spent, sizes
 from installation import Installation
 
 from taskmill.runtime import logs
+from taskmill.tasks.mill import Mill
 from taskmill.upkeep.fold import fold_journal, trim_journal
 from taskmill.upkeep.options import UpkeepOptions
 from taskmill.upkeep.promote import promote_due
@@ -59,13 +60,15 @@ class Round:
         self.found: Found = {}
 
     @asynccontextmanager
-    async def phase(self, name: str, n: float = 1.0) -> AsyncIterator[Spent]:
-        """What happens inside of it, for each of n tasks."""
-        began = time.perf_counter()
+    async def phase(self, name: str, n: float = 1.0, *, here: bool = False) -> AsyncIterator[Spent]:
+        """What happens inside of it, for each of n tasks. `here`: in this process, by the scheduler's own functions."""
         async with self._site.meter.measured() as spent:
+            began, used = time.perf_counter(), time.process_time()
             spent.n = n
             yield spent
             seconds = time.perf_counter() - began
+            if here:
+                spent.more["cpu scheduler"] = time.process_time() - used
         self.found[name] = {key: spent.each(key) for key in spent.cost}
         self.found[name]["rate"] = spent.n / seconds
 
@@ -77,14 +80,14 @@ class Round:
             await self._fold("rows of few changes")
             await site.create_many(self._count(8), CALL)
             await self._drain("25 slots", SOME)
-            await self._fold("")
+            await self._fold_unmeasured()
             await self._create_many()
             await self._refill()
             await self._drain("200 slots", MANY)
             await self._fold("rows of 200 changes")
             await self._disk("kept")
             await self._large()
-            await self._fold("")
+            await self._fold_unmeasured()
             await self._promote()
             await self._together()
             await self._polls()
@@ -124,46 +127,39 @@ class Round:
             await self._site.done()
 
     async def _fold(self, name: str) -> None:
-        """By the scheduler's own function, in this process; `name` empty: not measured."""
         n = await self._site.count("SELECT COUNT(*) FROM journal WHERE folded = 0")
-        size = UpkeepOptions().batch
         async with self._site.mill("scheduler") as mill:
             await fold_journal(mill, 1)
-            async with self.phase(f"fold, {name}", n - 1) as spent:
-                used = time.process_time()
-                while await fold_journal(mill, size) >= size:
-                    pass
-                spent.more["cpu scheduler"] = time.process_time() - used
-        if not name:
-            del self.found["fold, "]
+            async with self.phase(f"fold, {name}", n - 1, here=True):
+                await _fold_all(mill)
+
+    async def _fold_unmeasured(self) -> None:
+        async with self._site.mill("scheduler") as mill:
+            await _fold_all(mill)
 
     async def _refill(self) -> None:
-        """The index is lost, and filled again from SQL, by the scheduler's own function, in this process."""
+        """The index is lost, and filled again from SQL."""
         site = self._site
         n = await site.count("SELECT COUNT(*) FROM tasks WHERE status = 2")
         async with site.mill("scheduler") as mill:
             assert mill.index is not None
             verifier = Verifier(mill, mill.index, UpkeepOptions(verify_grace=0.0, verify_late=0.0))
             await site.lose_index()
-            async with self.phase("refill of the index", n) as spent:
-                used = time.process_time()
+            async with self.phase("refill of the index", n, here=True):
                 while not await verifier.run_once():
                     pass
-                spent.more["cpu scheduler"] = time.process_time() - used
 
     async def _promote(self) -> None:
-        """Tasks that have become due, by the scheduler's own function, in this process."""
+        """Tasks that have become due."""
         site, calls = self._site, self._count(4)
         due = datetime.now(UTC) + timedelta(seconds=20)
         await site.create_many(calls, CALL, due=due)
         await asyncio.sleep((due - datetime.now(UTC)).total_seconds() + 0.5)
         size = UpkeepOptions().batch
-        async with site.mill("scheduler") as mill, self.phase("promote", calls * CALL) as spent:
-            used = time.process_time()
+        async with site.mill("scheduler") as mill, self.phase("promote", calls * CALL, here=True):
             while not await promote_due(mill, size, 1.0):
                 pass
             await mill.flush()
-            spent.more["cpu scheduler"] = time.process_time() - used
 
     async def _together(self) -> None:
         """All processes at once, as in production; then nothing to do; then with subscribers."""
@@ -217,21 +213,22 @@ class Round:
         self.found[f"disk, {name}"] = found
 
     async def _retention(self) -> None:
-        """By the scheduler's own functions, in this process."""
-        connection = self._site.connection
         n = self._tasks = await self._site.count("SELECT COUNT(*) FROM tasks")
-        await ask(connection, "UPDATE tasks SET check_at = check_at - INTERVAL 31 DAY")
+        await ask(self._site.connection, "UPDATE tasks SET check_at = check_at - INTERVAL 31 DAY")
         async with self._site.mill("scheduler") as mill:
-            async with self.phase("retention", n) as spent:
-                used = time.process_time()
+            async with self.phase("retention", n, here=True):
                 while await retain_once(mill, UpkeepOptions()):
                     pass
-                spent.more["cpu scheduler"] = time.process_time() - used
-            while await fold_journal(mill, 500):
-                pass
+            await _fold_all(mill)
             low: int | None = 0
             while low is not None:
                 low = await trim_journal(mill, low, age=0.0, rows=0, n=500)
+
+
+async def _fold_all(mill: Mill) -> None:
+    size = UpkeepOptions().batch
+    while await fold_journal(mill, size) >= size:
+        pass
 
 
 # -- what is shown --------------------------------------------------------------------------------------------
