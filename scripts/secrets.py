@@ -16,7 +16,7 @@ from detect_secrets.settings import transient_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = re.compile(
-    r"pass|taskpass|rootpass|securepassword|secret|task-queue-secrets|password|PASSWORD|a-password-of-its-own|admin|your-.*"
+    r"pass|taskpass|rootpass|securepassword|secret|task-queue-secrets|password|PASSWORD|admin|your-.*"
     r"|tm_[A-Za-z0-9_…<>.]*|\$[A-Z_{}]+|…|\.\.\.|.* .*"
 )
 """Examples, each as a whole; and sentences, which follow the word in prose."""

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from taskmill.errors import ConfigError
 from taskmill.settings import Settings
-from taskmill.settings.published import PASSWORDS, is_example
+from taskmill.settings.published import is_published
 
 
 def complaints(environment: Mapping[str, str]) -> Iterator[str]:
@@ -43,7 +43,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
         given = environment.get(name, "")
         if not given:
             yield f"{name}: expected a password, such as the output of: openssl rand -hex 24; it is not set"
-        elif given in PASSWORDS or is_example(given):
+        elif is_published(given):
             yield f"{name}: expected a password of your own, such as the output of: openssl rand -hex 24"
 
 

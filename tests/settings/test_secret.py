@@ -33,11 +33,10 @@ def test_production_refuses_an_example_secret(secret: str) -> None:
     assert load(JWT_SECRET=secret).auth_options().secret
 
 
-@pytest.mark.parametrize(
-    "url", ["mysql://taskuser:taskpass@h/d", "mysql://u:%70ass@h/d", "mariadb://u:password@h/d"]
-)
-def test_production_refuses_a_published_password(url: str) -> None:
+@pytest.mark.parametrize("password", ["taskpass", "%70ass", "PASSWORD", "your-password", "change-me", "…"])
+def test_production_refuses_a_published_password(password: str) -> None:
     """One line, whatever the command: a database that everybody can enter is none for production."""
+    url = f"mariadb://taskuser:{password}@h/d"
     assert refusal(APP_ENV="production", DATABASE_URL=url).startswith(
         "DATABASE_URL: expected a password of your own"
     )

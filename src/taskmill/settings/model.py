@@ -39,7 +39,7 @@ from taskmill.settings.fields import (
     setting,
     text,
 )
-from taskmill.settings.published import has_known_password
+from taskmill.settings.published import has_published_password
 
 ENV_FILE: Final = ".env"
 OURS: Final = "TASKMILL_"
@@ -142,7 +142,7 @@ class Model(BaseSettings):
             raise ValueError("TASKMILL_INDEX_TIMEOUT: expected less than TASKMILL_INDEX_HOLD")
         if self.smtp_user is not None and self.smtp_password is None:
             raise ValueError("TASKMILL_SMTP_PASSWORD: expected, since TASKMILL_SMTP_USER is set")
-        if self.production and self.database is not None and has_known_password(self.database):
+        if self.production and self.database is not None and has_published_password(self.database):
             raise ValueError(
                 "DATABASE_URL: expected a password of your own in production, such as the output of: openssl rand -hex 24; "
                 "it is the one of the documentation"
