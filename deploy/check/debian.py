@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.check.cache import cache, once, one_at_a_time
@@ -45,6 +46,14 @@ def source(suite: str, package: str, place: Path) -> None:
         run(
             ["dpkg-source", "--no-check", "--no-copy", "-x", str(description), str(place)]
         )  # apt has checked it
+
+
+def bootstrap(suite: str, packages: Sequence[str], root: Path, *options: str) -> None:
+    """A root with the least that a Debian has, and these packages, in the new folder `root`; `options`: more of mmdebstrap's."""
+    program = unpacked("bookworm", "mmdebstrap") / "usr/bin/mmdebstrap"
+    valid = '--aptopt=Acquire::Check-Valid-Until "false"'  # see _options
+    included = f"--include={','.join(packages)}"
+    run([str(program), "--quiet", "--variant=minbase", valid, *options, included, suite, str(root), mirror()])
 
 
 def _options(suite: str, types: str = "deb") -> list[str]:

@@ -13,7 +13,7 @@ from typing import Final
 
 from deploy.check.cache import once
 from deploy.check.command import run
-from deploy.check.debian import mirror, unpacked
+from deploy.check.debian import bootstrap, unpacked
 from deploy.check.stage import Broken
 
 SUITE: Final = "bookworm"
@@ -57,13 +57,7 @@ class Machine:
 def base(name: str, packages: tuple[str, ...]) -> Path:
     """The root of a Debian with systemd and these packages."""
     included = ("systemd", "systemd-sysv", "dbus", "procps", "util-linux", *packages)
-    return once(f"machine/{SUITE}-{name}", lambda place: _install(place / "root", included)) / "root"
-
-
-def _install(root: Path, packages: tuple[str, ...]) -> None:
-    program = unpacked(SUITE, "mmdebstrap") / "usr/bin/mmdebstrap"
-    options = ["--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
-    run([str(program), *options, SUITE, str(root), mirror()])
+    return once(f"machine/{SUITE}-{name}", lambda place: bootstrap(SUITE, included, place / "root")) / "root"
 
 
 @contextmanager

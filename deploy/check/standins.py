@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from deploy.check.command import run
-from deploy.check.debian import mirror, unpacked
+from deploy.check.debian import bootstrap
 from deploy.check.engine import Docker
 from deploy.check.stage import Broken
 
@@ -201,20 +201,8 @@ def _make(docker: Docker, image: str, standin: StandIn) -> None:
 
 
 def _install(standin: StandIn, root: Path) -> None:
-    mmdebstrap = unpacked("bookworm", "mmdebstrap") / "usr/bin/mmdebstrap"
-    run(
-        [
-            str(mmdebstrap),
-            "--quiet",
-            "--variant=minbase",
-            '--aptopt=Acquire::Check-Valid-Until "false"',
-            *(f"--dpkgopt={option}" for option in (*SLIM, LICENCES)),
-            f"--include={','.join(standin.packages)}",
-            standin.suite,
-            str(root),
-            mirror(),
-        ]
-    )
+    options = (f"--dpkgopt={option}" for option in (*SLIM, LICENCES))
+    bootstrap(standin.suite, standin.packages, root, *options)
     run(["chroot", str(root), "sh", "-euc", standin.setup])
     for path, text in standin.files.items():
         file = root / path.lstrip("/")
