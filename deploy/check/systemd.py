@@ -6,11 +6,9 @@ The machine has no network: the packages that the page installs are in its root 
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -204,10 +202,7 @@ def _install_packages(root: Path) -> None:
 
 def _build(source: Path) -> None:
     """The wheel, as the page says it is made."""
-    made = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "dist"]
-    done = subprocess.run(made, cwd=source, env=os.environ, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Broken(done.stdout + done.stderr)
+    command([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "dist"], cwd=source)
 
 
 PLANTS: Final = (

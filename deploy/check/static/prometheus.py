@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from typing import Any, Final
 import httpx2
 import yaml
 
-from deploy.check.command import run
+from deploy.check.command import attempt, run
 from deploy.check.metrics import RULES, Rule, all_rules, environment, known, recorded_names, unanswerable
 from deploy.check.processes import free_port, started, tail, wait
 from deploy.check.stage import Broken, Check, Plant, expect_none
@@ -129,16 +128,10 @@ def metrics(root: Path) -> None:
     bounds = set(re.findall(r'\ble="[^"]+"', (root / ALERTS).read_text(encoding="utf-8")))
     if missing := sorted(bound for bound in bounds if bound not in said.text):
         raise Broken(f"{ALERTS}: no histogram has a bucket {', '.join(missing)}")
-    done = subprocess.run(
-        [str(tool("promtool")), "check", "metrics"],
-        input=said.text,
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    if done.returncode or done.stderr:
-        raise Broken(f"promtool check metrics: {done.stderr or done.stdout}")
+    promtool = [str(tool("promtool")), "check", "metrics"]
+    done = attempt(promtool, "promtool check metrics", given=said.text, timeout=60)
+    if done.returncode or done.stdout:
+        raise Broken(f"promtool check metrics: {done.stdout}")
 
 
 USED: Final = (

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploy.check.command import run
+from deploy.check.command import attempt, run
 from deploy.check.stage import Broken, Check, Plant, expect_none
 from taskmill.cli.commands import app
 from taskmill.settings import setting_names
@@ -31,10 +30,8 @@ def verified(root: Path) -> None:
     """`systemd-analyze verify` has nothing to say, in a root where the program is a stub."""
     with tempfile.TemporaryDirectory(prefix="taskmill-units-") as folder:
         names = _install(root, Path(folder))
-        done = subprocess.run(
-            [_analyze(), "verify", "--man=no", f"--root={folder}", *names],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        command = [_analyze(), "verify", "--man=no", f"--root={folder}", *names]
+        done = attempt(command, "systemd-analyze verify", timeout=60)
         lines = [line for line in done.stdout.splitlines() if line.strip() and not NEWER.search(line)]
         if lines:
             raise Broken("\n".join(dict.fromkeys(line.replace(folder, "") for line in lines)))
