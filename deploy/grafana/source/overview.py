@@ -129,10 +129,7 @@ NOW = (
         "API failed",
         "Share of the API's operations that failed by our fault: outcome failed. What callers did wrong (refused) is not in it.",
         "percentunit",
-        ratio(
-            f"({per_second('api_requests_total', where=FAILED_CALLS)} or 0 * {CALLS})",
-            CALLS,
-        ),
+        ratio(per_second("api_requests_total", where=FAILED_CALLS), CALLS),
         steps=((None, "green"), (0.001, "yellow"), (0.01, "red")),
         decimals=1,
         to="taskmill-resources",

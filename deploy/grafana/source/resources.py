@@ -224,7 +224,10 @@ BOARD = Board(
                         "Operations per second",
                         "By root field. A query that is asked far more often than all others is often a poll that a subscription would replace.",
                         "reqps",
-                        Query(per_second("api_requests_total", by="operation", where=EACH), "{{operation}}"),
+                        Query(
+                            per_second("api_requests_total", by="operation", where=EACH) + " > 0",
+                            "{{operation}}",
+                        ),
                         stacked=True,
                     ),
                 ),
